@@ -1,0 +1,196 @@
+"""The world is an argument: what the kernel may know and do of the machine, as protocols.
+
+The real ones live in confine/ (sandboxes) and journal/disk.py (disk); the simulated ones in tests/sim. A kernel
+is built from a World and touches nothing else, so that a seed replays a whole kernel in one process
+(the idea: TigerBeetle's VOPR; FoundationDB's simulation).
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any, Final, Protocol
+
+from attrs import field, frozen
+
+
+class Clock(Protocol):
+    """`monotonic_ns` never goes back and orders records; `wall_ns` is what people read."""
+
+    def monotonic_ns(self) -> int: ...
+    def wall_ns(self) -> int: ...
+
+
+class File(Protocol):
+    """A file of the journal. Every write may be torn by a crash until `datasync` has returned."""
+
+    def pwrite(self, data: bytes, offset: int) -> int: ...
+    def pread(self, count: int, offset: int) -> bytes: ...
+    def datasync(self) -> None: ...
+    def size(self) -> int: ...
+    def close(self) -> None: ...
+
+
+class Disk(Protocol):
+    """A flat folder of files, as the journal needs it. Raises OSError as the system calls of the same names do."""
+
+    def names(self) -> list[str]: ...
+    def create(self, name: str, size_bytes: int) -> File:
+        """Make a file of so many zero bytes, allocated; raises FileExistsError. Durable with its name on return."""
+        ...
+    def open(self, name: str, *, write: bool = False) -> File: ...
+    def truncate(self, name: str, size_bytes: int) -> None: ...
+
+
+@frozen
+class Bind:
+    """A host folder or file shown inside. `source_fd` is an O_PATH descriptor opened by whoever asked."""
+
+    source_fd: int
+    target: str
+    writable: bool
+    source: str
+    """Its path on the host, to show to people; never used to open anything."""
+
+
+@frozen
+class Limits:
+    """What an agent may use. None: no limit."""
+
+    memory_bytes: int | None = 512 << 20
+    cpus: float | None = 1.0
+    pids: int | None = 64
+    timeout_s: float | None = None
+
+
+@frozen
+class Confined:
+    """What to run, and inside of what. `tag` names the cgroup directory and is never used twice: `<id>.<life>`.
+
+    kind "script": `source` is run as `argv[0]`; "module": argv[0] is the module; "exec": argv[0] is the program.
+    `tree`: the agent's own tree `<tree>` of the mount is bound at /agent/<tree>; None for tools.
+    `socket_dir`: a host directory bound at /run/agentix, holding the system-call socket; None for tools.
+    `parent`: tag of the sandbox under whose limits it runs (tools run under their caller's).
+    """
+
+    tag: str
+    uid: int
+    kind: str
+    argv: tuple[str, ...]
+    source: bytes | None = None
+    env: Mapping[str, str] = field(factory=dict)
+    cwd: str = "/"
+    hostname: str = "agent"
+    tree: str | None = None
+    socket_dir: str | None = None
+    binds: tuple[Bind, ...] = ()
+    limits: Limits = Limits()
+    stdout_fd: int = -1
+    stderr_fd: int = -1
+    stdin_fd: int = -1
+    parent: str | None = None
+
+
+class LaunchError(Exception):
+    """Nothing runs and nothing is left. `stage` is where it failed; ENOENT, EACCES or ENOEXEC at "exec" is the command's."""
+
+    def __init__(self, number: int, stage: str, message: str) -> None:
+        super().__init__(number, f"{stage}: {message}")
+        self.number = number
+        self.stage = stage
+        self.message = message
+
+
+@frozen
+class Ended:
+    """How the main process of a sandbox ended: exactly one of `code` and `linux_signal` is set."""
+
+    code: int | None
+    linux_signal: int | None
+
+
+@frozen
+class Usage:
+    cpu_us: int = 0
+    memory_bytes: int = 0
+    memory_peak_bytes: int = 0
+    processes: int = 0
+    oom_kills: int = 0
+    pids_refused: int = 0
+
+
+@frozen
+class DeniedCall:
+    """A Linux system call that seccomp refused: its name, and whether no honest agent makes it (then: kill)."""
+
+    name: str
+    pid: int
+    fatal: bool
+
+
+class Sandbox(Protocol):
+    """A confined tree of processes: all of it is frozen, continued and killed, and kills are proven.
+
+    Methods that wait are async; they may be called in any order, also after the end; `kill` from several tasks.
+    """
+
+    @property
+    def pid(self) -> int:
+        """Host pid of the main process (pid 2 inside), for people; 0 when not known."""
+        ...
+    @property
+    def ended(self) -> Ended | None: ...
+    async def wait(self) -> Ended:
+        """Until the main process has ended (others may still live)."""
+        ...
+    async def freeze(self) -> None:
+        """On return nothing in it executes."""
+        ...
+    async def thaw(self) -> None: ...
+    def signal(self, linux_signal: int) -> bool:
+        """Send a Linux signal to the main process; False when it is gone."""
+        ...
+    def ring_doorbell(self) -> bool:
+        """Tell the main process's libc to look for signals; False when it is gone."""
+        ...
+    async def kill(self) -> bool:
+        """Kill all of it and prove it: True when nothing is left (also when nothing was left before).
+
+        False: the Linux kernel says that something is still alive after 5 s.
+        """
+        ...
+    def usage(self) -> Usage: ...
+    def pids(self) -> list[int]:
+        """Host pids of everything in it."""
+        ...
+    async def aclose(self) -> None:
+        """Give back descriptors and remove the cgroups; the sandbox is dead. Keeps the last usage."""
+        ...
+
+
+@frozen
+class Watch:
+    """What a sandbox tells while it lives; called in the kernel's task, never concurrently."""
+
+    denied: Callable[[DeniedCall], None]
+    out_of_memory: Callable[[], None]
+
+
+class Sandboxes(Protocol):
+    """Makes sandboxes."""
+
+    async def launch(self, what: Confined, watch: Watch) -> Sandbox:
+        """Run it. Returns when the main process is confined and about to run; raises LaunchError."""
+        ...
+    def verify(self, sandbox: Sandbox) -> list[dict[str, Any]]:
+        """Layers as read from /proc and the cgroups: rows {layer, state ("on", "off", "partial"), detail}."""
+        ...
+
+
+@frozen
+class World:
+    clock: Clock
+    disk: Disk
+    sandboxes: Sandboxes
+    random: Callable[[int], bytes]
+    """Bytes of randomness."""
+
+
+KILL_DEADLINE_S: Final = 5.0

@@ -1,0 +1,68 @@
+"""The table of control operations: what agentctl asks of a kernel over the control socket.
+
+Same frames as system calls. Who asks is known by SO_PEERCRED; root and the group agentix are let in.
+A streaming operation answers with frames flagged F_MORE and a last one without.
+"""
+
+from typing import Final
+
+from attrs import frozen
+
+from agentix_syscalls import types
+from agentix_syscalls.tables import Arg, Operation
+
+
+@frozen
+class Control(Operation):
+    """One operation. `root` ones are refused to plain members of the group."""
+
+    streams: bool = False
+    root: bool = False
+
+
+_TARGET = Arg("agent", types.anything, "id (a number) or name (text)")
+
+CONTROLS: Final = (
+    Control(0, "hello", "Open a connection.",
+            (Arg("version", types.uint, "protocol version"),),
+            "{version, pid, prefix, mount, state, boot, root}"),
+    Control(1, "spawn", "Spawn an agent. Descriptors of binds travel beside the frame, in the order of `binds`.",
+            (Arg("kind", types.text, "script, module or exec"), Arg("argv", types.argv, "command"),
+             Arg("options", types.mapping, "see spawn.py")),
+            "{id, life, name, uid}",
+            (("EEXIST", "the name is taken"), ("EAGAIN", "as many agents as the kernel may have"),
+             ("ENOENT", "not found inside the sandbox"), ("ENOEXEC", "not an executable of this machine"),
+             ("EACCES", "not executable"))),
+    Control(2, "ps", "The table of agents.", (Arg("all", types.boolean, "dead ones too", False),), "[{...}, ...]"),
+    Control(3, "signal", "Send a signal.",
+            (_TARGET, Arg("signal", types.uint, "number"), Arg("group", types.boolean, "descendants too", False)),
+            "[id, ...]: who got it", (("ESRCH", "no such agent"),)),
+    Control(4, "wait", "Wait until an agent has ended and is gone.",
+            (_TARGET, Arg("timeout_s", types.seconds, "seconds at most, or nil", None)),
+            "{id, name, state, code, signal, why, detail, status}",
+            (("ESRCH", "no such agent"), ("ETIMEDOUT", "still there"))),
+    Control(5, "logs", "Output of an agent: stdout and stderr as they came.",
+            (_TARGET, Arg("follow", types.boolean, "go on until it ends", False),
+             Arg("tail_lines", types.optional(types.uint), "only the last lines", None)),
+            "[stream (1 or 2), bytes] each", (("ESRCH", "no such agent"),), streams=True),
+    Control(6, "rm", "Remove a dead agent: its tree, its logs, its id.",
+            (_TARGET,), "id", (("ESRCH", "no such agent"), ("EBUSY", "not dead"))),
+    Control(7, "inspect", "All that the kernel knows of an agent.", (_TARGET,), "{...}", (("ESRCH", "no such agent"),)),
+    Control(8, "verify", "Read from /proc and the cgroups what confines an agent's processes.",
+            (_TARGET,), "{layers: [{layer, state, detail}, ...], processes: n}",
+            (("ESRCH", "no such agent"), ("EINVAL", "not alive"))),
+    Control(9, "doctor", "The matrix of layers of this machine, as the running kernel sees it.", (),
+            "[{layer, state, detail, remedy, accepted}, ...]"),
+    Control(10, "trace", "Flight records.",
+            (Arg("agent", types.anything, "id, name, or nil for all", None),
+             Arg("follow", types.boolean, "go on", False),
+             Arg("tail", types.optional(types.uint), "only the last records", None)),
+            "{...} each", streams=True),
+    Control(11, "audit_verify", "Check the chain of the journal.", (), "{...}"),
+    Control(12, "info", "About the kernel.", (), "{...}"),
+    Control(13, "shutdown", "Shut the kernel down in order.", (Arg("why", types.text, "for the record", ""),), "nil",
+            root=True),
+)
+
+BY_NUMBER: Final = {c.number: c for c in CONTROLS}
+BY_NAME: Final = {c.name: c for c in CONTROLS}

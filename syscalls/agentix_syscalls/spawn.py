@@ -1,0 +1,104 @@
+"""Options of a spawn: one row each, read by SYS_SPAWN, the control socket, agentctl's flags and the man pages."""
+
+import errno
+import re
+from collections.abc import Callable
+from typing import Any, Final
+
+from attrs import frozen
+
+from agentix_syscalls import types
+from agentix_syscalls.errors import CallError
+
+MODES: Final = ("strict", "enforce", "audit")
+KINDS: Final = ("script", "module", "exec")
+"""script: a Python file run in the forked interpreter; module: `-m`, likewise; exec: any executable."""
+
+NAME_RE: Final = re.compile(r"[A-Za-z][A-Za-z0-9._-]{0,62}\Z")
+
+
+def name(value: Any) -> str:
+    read = types.text(value)
+    if not NAME_RE.match(read):
+        raise types.BadArgument(f"{read!r} is not a name: a letter, then up to 62 letters, digits, '.', '_' or '-'")
+    return read
+
+
+def mode(value: Any) -> str:
+    read = types.text(value)
+    if read not in MODES:
+        raise types.BadArgument(f"{read!r} is not a mode: {', '.join(MODES)}")
+    return read
+
+
+def absolute(value: Any) -> str:
+    read = types.path(value)
+    if not read.startswith(b"/"):
+        raise types.BadArgument("wants an absolute path")
+    if b".." in read.split(b"/"):
+        raise types.BadArgument("'..' has no place in this path")
+    return read.decode("utf-8", "surrogateescape")
+
+
+def pids(value: Any) -> int:
+    count = types.uint(value)
+    if not 3 <= count <= 4_000_000:  # the init, the agent and one more
+        raise types.BadArgument(f"{count} is not a number of processes from 3 to 4,000,000")
+    return count
+
+
+def memory(value: Any) -> int:
+    size = types.uint(value)
+    if size < 16 << 20:
+        raise types.BadArgument(f"{size} bytes are too few: an interpreter alone needs 16 MiB")
+    return size
+
+
+@frozen
+class Option:
+    """One row. `inherited`: a child spawned by an agent has at most its parent's value."""
+
+    name: str
+    type: Callable[[Any], Any]
+    flag: str
+    doc: str
+    agent_may: bool = True
+    inherited: bool = False
+
+
+OPTIONS: Final = (
+    Option("name", name, "--name NAME", "name beside the id; must be free"),
+    Option("source", types.data, "", "the script's text, read by whoever asks, with their own rights"),
+    Option("env", types.environ, "--env NAME=VALUE", "environment variable; nothing else is inherited"),
+    Option("cwd", absolute, "--cwd DIR", "working directory inside the sandbox (default: mem/working of its tree)"),
+    Option("memory_bytes", memory, "--memory SIZE", "memory limit (default 512M)", inherited=True),
+    Option("cpus", types.positive, "--cpus N", "processors, as a number such as 0.5 (default 1)", inherited=True),
+    Option("pids", pids, "--pids N", "processes and threads at most (default 64)", inherited=True),
+    Option("timeout_s", types.positive, "--timeout SECONDS", "kill it after so many seconds", inherited=True),
+    Option("deny", types.texts, "--deny CALL[:PATH]", "deny a call, below a path of its tree if one is given",
+           inherited=True),
+    Option("mode", mode, "--mode MODE", "what a violation does: strict kills, enforce refuses, audit records",
+           inherited=True),
+    Option("spawn_max", types.uint, "--spawn-max N", "agents it may spawn in its life (default 0)", inherited=True),
+    Option("binds", types.anything, "--bind-ro HOST:PATH, --bind HOST:PATH",
+           "host folders or files to show inside; descriptors travel beside the frame", agent_may=False,
+           inherited=True),
+)
+
+BY_NAME: Final = {option.name: option for option in OPTIONS}
+
+
+def parse_options(raw: dict[str, Any], *, by_agent: bool) -> dict[str, Any]:
+    """Check a map of options. Raises CallError(EINVAL) that names the option, EPERM for what agents may not ask."""
+    checked: dict[str, Any] = {}
+    for key, value in raw.items():
+        option = BY_NAME.get(key)
+        if option is None:
+            raise CallError(errno.EINVAL, f"spawn: unknown option {key!r}", remedy="options: " + ", ".join(BY_NAME))
+        if by_agent and not option.agent_may:
+            raise CallError(errno.EPERM, f"spawn: option {key!r} is the operator's; a child inherits its parent's")
+        try:
+            checked[key] = option.type(value)
+        except types.BadArgument as bad:
+            raise CallError(int(getattr(errno, bad.errno_name)), f"spawn: {key}: {bad}") from None
+    return checked

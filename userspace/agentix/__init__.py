@@ -1,0 +1,1 @@
+"""What runs without privilege: the agents' libc and the operator's agentctl."""

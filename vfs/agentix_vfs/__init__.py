@@ -1,0 +1,1 @@
+"""The agents' file tree: inodes, stores, synthetic files and the FUSE server."""

@@ -1,7 +1,7 @@
 """The shape of a row: an operation with its arguments, as calls.py and control.py list them."""
 
 import errno
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from attrs import field, frozen
@@ -49,16 +49,17 @@ class Operation:
 
     def parse(self, raw: Any) -> list[Any]:
         """Check positional arguments that came from outside; fill in defaults. Raises CallError (EINVAL and kin)."""
+        values: Sequence[Any] = raw
         if type(raw) is not tuple and type(raw) is not list:
             raise CallError(errno.EINVAL, f"{self.name}: wants an array of arguments, got {types.kind(raw)}")
-        given, args = len(raw), self.args
+        given, args = len(values), self.args
         if given > len(args) or given < self._required:
             wants = f"{self._required} to {len(args)}" if self._required < len(args) else f"{len(args)}"
             raise CallError(errno.EINVAL, f"{self.name}: wants {wants} arguments, got {given}")
         checked: list[Any] = []
         arg = None
         try:
-            for arg, value in zip(args, raw, strict=False):
+            for arg, value in zip(args, values, strict=False):
                 checked.append(arg.type(value))
         except types.BadArgument as bad:
             assert arg is not None

@@ -24,9 +24,11 @@ class BadArgument(ValueError):  # noqa: N818 - it is an argument, not an error o
         self.errno_name = errno_name
 
 
-def kind(value: Any) -> str:
-    names = {type(None): "nil", str: "text", bytes: "bytes", int: "an integer", float: "a float", bool: "a boolean",
-             tuple: "an array", list: "an array", dict: "a map"}
+def kind(value: object) -> str:
+    names: dict[type[object], str] = {
+        type(None): "nil", str: "text", bytes: "bytes", int: "an integer", float: "a float", bool: "a boolean",
+        tuple: "an array", list: "an array", dict: "a map",
+    }
     return names.get(type(value), type(value).__name__)
 
 
@@ -128,10 +130,11 @@ def texts(value: Any) -> tuple[str, ...]:
 
 
 def environ(value: Any) -> dict[str, str]:
+    given: dict[Any, Any] = value
     if type(value) is not dict:
         raise BadArgument(f"wants a map of texts, got {kind(value)}")
     result: dict[str, str] = {}
-    for name, content in value.items():
+    for name, content in given.items():
         if type(name) is not str or not name or "=" in name or "\0" in name:
             raise BadArgument(f"{name!r} is not a name of an environment variable")
         result[name] = _word(content)
@@ -139,9 +142,10 @@ def environ(value: Any) -> dict[str, str]:
 
 
 def mapping(value: Any) -> dict[str, Any]:
-    if type(value) is not dict or any(type(name) is not str for name in value):
-        raise BadArgument(f"wants a map with text keys, got {kind(value)}")
-    return value
+    given: dict[Any, Any] = value
+    if type(value) is not dict or any(type(name) is not str for name in given):
+        raise BadArgument(f"wants a map with text keys, got {kind(given)}")
+    return given
 
 
 def anything(value: Any) -> Any:

@@ -10,7 +10,7 @@ Agents and operators speak the same frames; only the tables of operations differ
 import struct
 from typing import Any, Final
 
-import msgpack  # pyright: ignore[reportMissingTypeStubs]
+import msgpack
 
 PROTOCOL: Final = 1
 HEADER: Final = struct.Struct("<IHHQ")
@@ -70,7 +70,7 @@ def decode(body: bytes) -> Any:
             max_str_len=size, max_bin_len=size, max_array_len=size, max_map_len=size, max_ext_len=0,
         )
     except (ValueError, RecursionError, TypeError) as error:
-        raise WireError(f"body is not msgpack: {error or type(error).__name__}") from None
+        raise WireError(f"body is not msgpack: {str(error) or type(error).__name__}") from None
     return value
 
 

@@ -47,9 +47,9 @@ SIGNALS: Final = (
            "Proven kill: afterwards no process of the agent is left."),
     Signal(5, "SIGTERM", 15, Default.TERMINATE, True, False, True,
            "Ask to end; followed by the proven kill after stop_timeout_s."),
-    Signal(6, "SIGUSR1", 10, Default.IGNORE, True, False, True,
+    Signal(6, "SIGUSR1", 10, Default.TERMINATE, True, False, True,
            "Ask for a checkpoint."),
-    Signal(7, "SIGUSR2", 12, Default.IGNORE, True, False, True,
+    Signal(7, "SIGUSR2", 12, Default.TERMINATE, True, False, True,
            "For the agent's own use."),
     Signal(8, "SIGPOLICY", None, Default.KILL, False, True, False,
            "The agent broke its policy: proven kill of it and of all it spawned."),
@@ -73,6 +73,8 @@ SIGSTOP, SIGCONT, SIGINT, SIGKILL, SIGTERM, SIGUSR1, SIGUSR2 = (s.number for s i
 SIGPOLICY, SIGTRUST, SIGBUDGET, SIGLOOP, SIGDRIFT, SIGCHLD = (s.number for s in SIGNALS[7:])
 
 UNMASKABLE: Final = frozenset(s.number for s in SIGNALS if not s.catchable)
+DOORBELL: Final = 35
+"""Linux signal (SIGRTMIN+1 as glibc counts) that makes an agent's libc look for signals that its handlers are due."""
 FATAL_FAMILY: Final = frozenset({SIGPOLICY, SIGTRUST})
 """These take all descendants of the agent along."""
 

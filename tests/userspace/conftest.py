@@ -1,0 +1,116 @@
+"""A small kernel in threads that speaks the wire, for tests of clients alone."""
+
+import contextlib
+import os
+import queue
+import signal
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import GeneratorType
+from typing import Any
+
+import pytest
+
+from agentix.libc import abi, connection, signals
+from agentix_syscalls import wire
+from agentix_syscalls.errors import CallError
+
+
+class FakeKernel:
+    """Answers each operation with what its function returns; a generator is a stream; CallError is an error reply."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = str(path)
+        self.operations: dict[int, Callable[..., Any]] = {}
+        self.seen: list[tuple[int, tuple[Any, ...]]] = []
+        self.descriptors: list[int] = []
+        self.accepted = 0
+        self.closed: queue.Queue[int] = queue.Queue()
+        """One item for each connection that the client has closed."""
+        self._listener = socket.socket(socket.AF_UNIX)
+        self._listener.bind(self.path)
+        self._listener.listen()
+        self._connections: list[socket.socket] = []
+        self._threads = [threading.Thread(target=self._accept)]
+        self._threads[0].start()
+
+    def on(self, number: int, answer: Any) -> None:
+        self.operations[number] = answer if callable(answer) else lambda *_args: answer
+
+    def calls(self, number: int) -> list[tuple[Any, ...]]:
+        return [args for seen, args in self.seen if seen == number]
+
+    def close(self) -> None:
+        for open_socket in (self._listener, *self._connections):
+            with contextlib.suppress(OSError):
+                open_socket.shutdown(socket.SHUT_RDWR)
+            open_socket.close()
+        for thread in self._threads:
+            thread.join(10)
+            assert not thread.is_alive()
+        for fd in self.descriptors:
+            os.close(fd)
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                made, _ = self._listener.accept()
+            except OSError:
+                return
+            self.accepted += 1
+            self._connections.append(made)
+            thread = threading.Thread(target=self._serve, args=(made, self.accepted))
+            self._threads.append(thread)
+            thread.start()
+
+    def _serve(self, made: socket.socket, number: int) -> None:
+        reader = wire.Reader(wire.CONTROL_BODY_MAX_BYTES)
+        try:
+            while True:
+                data, fds, _, _ = socket.recv_fds(made, 65536, 64)
+                self.descriptors += fds
+                if not data:
+                    return
+                reader.feed(data)
+                while (frame := reader.next()) is not None:
+                    self._answer(made, frame)
+        except OSError:
+            return
+        finally:
+            self.closed.put(number)
+
+    def _answer(self, made: socket.socket, frame: tuple[int, int, int, bytes]) -> None:
+        operation, _, user_data, body = frame
+        args = wire.decode(body)
+        self.seen.append((operation, args))
+        flags = wire.F_REPLY
+        try:
+            result = self.operations[operation](*args)
+            if isinstance(result, GeneratorType):
+                for item in result:
+                    made.sendall(wire.frame(operation, flags | wire.F_MORE, user_data, wire.pack(item)))
+                result = None
+        except CallError as error:
+            flags |= wire.F_ERROR
+            result = error.reason(7).to_wire()
+        made.sendall(wire.frame(operation, flags, user_data, wire.pack(result)))
+
+
+@pytest.fixture
+def fake(tmp_path: Path) -> Iterator[FakeKernel]:
+    made = FakeKernel(tmp_path / "kernel.sock")
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def kernel(fake: FakeKernel, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeKernel]:
+    """A fake kernel that libc, in this process, is an agent of."""
+    monkeypatch.setenv("AGENTIX_SOCKET", fake.path)
+    fake.on(abi.SYS_HELLO, [1, 0, 5, 1, "tester"])
+    yield fake
+    signal.signal(abi.DOORBELL, signal.SIG_IGN)
+    connection._forget()
+    signals._handlers.clear()

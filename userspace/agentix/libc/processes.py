@@ -1,0 +1,135 @@
+"""Calls on agents as processes: spawn, wait, end; what was used; tools."""
+
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple, NoReturn
+
+from agentix.libc import abi
+from agentix.libc.connection import syscall
+
+
+class Ended(NamedTuple):
+    """How a child ended: exactly one of `code` and `signal` (a name) is set. `why` is one word."""
+
+    agent: int
+    code: int | None
+    signal: str | None
+    why: str
+
+
+class Usage(NamedTuple):
+    """What the agent has used so far."""
+
+    cpu_us: int
+    memory_bytes: int
+    memory_peak_bytes: int
+    processes: int
+    calls: int
+    denials: int
+
+
+def spawn(
+    script: "str | os.PathLike[str] | Sequence[str] | None" = None, args: Sequence[str] = (), *,
+    module: str | None = None, exec: str | None = None,  # noqa: A002 - the word for it
+    name: str | None = None, env: Mapping[str, str] | None = None, cwd: str | None = None,
+    memory: int | None = None, cpus: float | None = None, pids: int | None = None, timeout: float | None = None,
+    deny: Sequence[str] | None = None, mode: str | None = None, spawn_max: int | None = None,
+) -> int:
+    """Spawn a child agent, confined like the caller or more; its id.
+
+    What runs is one of: a Python script (a path, or a sequence of path and arguments), read here with the caller's
+    rights; a Python module; an executable of the sandbox. `memory` is in bytes, `timeout` in seconds.
+    Raises Error: EPERM when the policy allows no (more) children, ENOENT, EACCES, ENOEXEC, EEXIST, EAGAIN, E2BIG.
+    """
+    kind, argv = _command(script, args, module, exec)
+    options: dict[str, Any] = {
+        "name": name, "env": None if env is None else dict(env), "cwd": cwd, "memory_bytes": memory, "cpus": cpus,
+        "pids": pids, "timeout_s": timeout, "deny": None if deny is None else list(deny), "mode": mode,
+        "spawn_max": spawn_max,
+    }
+    if kind == "script":
+        options["source"] = _read(argv[0])
+    given = {key: value for key, value in options.items() if value is not None}
+    agent: int = syscall(abi.SYS_SPAWN, kind, argv, given)
+    return agent
+
+
+def _command(
+    script: "str | os.PathLike[str] | Sequence[str] | None", args: Sequence[str], module: str | None,
+    program: str | None,
+) -> tuple[str, list[str]]:
+    given = [(kind, word) for kind, word in (("script", script), ("module", module), ("exec", program))
+             if word is not None]
+    if len(given) != 1:
+        raise TypeError("spawn: give one of a script, module= and exec=")
+    kind, word = given[0]
+    words = [os.fspath(word)] if isinstance(word, (str, os.PathLike)) else list(word)
+    return kind, [*words, *args]
+
+
+def _read(path: str) -> bytes:
+    with open(path, "rb") as script:
+        return script.read()
+
+
+def waitpid(agent: int, flags: int = 0, timeout: float | None = None) -> Ended | None:
+    """Wait for a child (-1: any) to end. None with WNOHANG when none has; TimeoutError after `timeout` seconds."""
+    ended = syscall(abi.SYS_WAIT, agent, flags, timeout)
+    return None if ended is None else Ended(*ended)
+
+
+def wait(timeout: float | None = None) -> Ended:
+    """Wait for any child to end."""
+    ended = waitpid(-1, 0, timeout)
+    assert ended is not None, "only WNOHANG is answered with nil"
+    return ended
+
+
+def _exit(status: int = 0) -> NoReturn:
+    """End the agent now, with all of its processes. Buffers are not flushed."""
+    try:
+        syscall(abi.SYS_EXIT, status)
+    finally:
+        os._exit(status)  # the kernel kills; this is for when it has gone away
+
+
+def exit(status: int = 0) -> NoReturn:  # noqa: A001 - POSIX's name
+    """Flush stdout and stderr, then end the agent with all of its processes. No `finally` or atexit runs."""
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+    _exit(status)
+
+
+def getpid() -> int:
+    """The agent's id. All processes of an agent share it."""
+    agent: int = syscall(abi.SYS_GETPID)[0]
+    return agent
+
+
+def getppid() -> int:
+    """The id of the agent that spawned this one, or 0."""
+    parent: int = syscall(abi.SYS_GETPID)[1]
+    return parent
+
+
+def getrusage() -> Usage:
+    return Usage(*syscall(abi.SYS_RUSAGE))
+
+
+def sysinfo() -> dict[str, Any]:
+    """About this kernel: version, protocol, boot, uptime_s, agents, layers."""
+    facts: dict[str, Any] = syscall(abi.SYS_SYSINFO)
+    return facts
+
+
+def exec_tool(tool: str, arguments: Mapping[str, Any], timeout: float | None = None) -> dict[str, Any]:
+    """Run a tool through the kernel, in a sandbox of its own; its result. TimeoutError after `timeout` seconds."""
+    answer: dict[str, Any] = syscall(abi.SYS_EXEC, tool, dict(arguments), timeout)
+    return answer
+
+
+__all__ = [
+    "Ended", "Usage", "_exit", "exec_tool", "exit", "getpid", "getppid", "getrusage", "spawn", "sysinfo", "wait",
+    "waitpid",
+]

@@ -1,0 +1,48 @@
+"""What the kernel tells of itself and of agents: one home for the rows of ps, inspect, info and SYSINFO."""
+
+from typing import Any
+
+from agentix_kernel.kernel import Kernel
+from agentix_kernel.process import Process
+from agentix_syscalls import __version__, wire
+
+
+def kernel(kernel: Kernel) -> dict[str, Any]:
+    """SYSINFO: nothing in it tells an agent of other agents but their number."""
+    return {"version": __version__, "protocol": wire.PROTOCOL, "boot": kernel.boot,
+            "uptime_s": round(kernel.uptime_s(), 3), "agents": len(kernel.table.alive()),
+            "missing_layers": list(kernel.degraded)}
+
+
+def row(kernel: Kernel, process: Process) -> dict[str, Any]:
+    """One row of ps."""
+    usage, end = process.usage_now(), process.end
+    return {
+        "id": process.id, "life": process.life, "name": process.name, "parent": process.parent, "uid": process.uid,
+        "state": process.state.value, "why": end.why.value if end else "", "code": end.code if end else None,
+        "signal": end.signal if end else None, "detail": end.detail if end else "", "rule": end.rule if end else "",
+        "status": end.status if end else None,
+        "started_wall_ns": process.started_wall_ns, "ended_wall_ns": process.ended_wall_ns,
+        "cpu_us": usage.cpu_us, "memory_bytes": usage.memory_bytes, "memory_peak_bytes": usage.memory_peak_bytes,
+        "processes": usage.processes, "calls": process.calls, "denials": process.denials,
+        "kind": process.command.kind, "argv": list(process.command.argv), "mode": process.policy.mode,
+        "degraded": list(kernel.degraded),
+    }
+
+
+def inspect(kernel: Kernel, process: Process) -> dict[str, Any]:
+    """All that the kernel knows of an agent; of its environment the names only."""
+    limits, command, signals = process.limits, process.command, process.signals
+    return row(kernel, process) | {
+        "pid": process.sandbox.pid if process.sandbox and process.alive else 0,
+        "children": sorted(process.children), "spawned": process.spawned, "spawn_max": process.policy.spawn_max,
+        "deny": [rule.text for rule in process.policy.rules],
+        "limits": {"memory_bytes": limits.memory_bytes, "cpus": limits.cpus, "pids": limits.pids,
+                   "timeout_s": limits.timeout_s},
+        "environment": sorted(command.env), "cwd": command.cwd,
+        "binds": [{"target": bind.target, "source": bind.source, "writable": bind.writable} for bind in command.binds],
+        "handles": {str(fd): handle.path.decode("utf-8", "replace") for fd, handle in sorted(process.handles.items())},
+        "connections": len(process.sessions), "pending_signals": sorted(signals.pending), "signal_mask": signals.mask,
+        "dispositions": {str(number): value for number, value in sorted(signals.dispositions.items())},
+        "tree": f"{kernel.config.mount}/{process.id}", "last_denial": process.last_denial,
+    }

@@ -1,0 +1,261 @@
+"""Boot and shutdown, in order: config, lock, layers, sweep, journal, tree and mount, spawner, sockets.
+
+Each step is told as it is done and recorded once the journal is open. Anything missing that the configuration does
+not accept by name stops the boot (fail closed).
+"""
+
+import fcntl
+import os
+import platform
+import signal
+import sys
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any, Final
+
+import trio
+from attrs import define, field
+
+from agentix_kernel import cgroups, layers, reactor
+from agentix_kernel.config import Config, ConfigError
+from agentix_kernel.confine.linux import LinuxSandboxes
+from agentix_kernel.control import server
+from agentix_kernel.gate import MountGate
+from agentix_kernel.journal.disk import RealClock, RealDisk
+from agentix_kernel.journal.journal import Journal
+from agentix_kernel.kernel import Kernel
+from agentix_kernel.lifecycle import adopt
+from agentix_kernel.registry import Registry, UidRange, claim_range
+from agentix_kernel.world import World
+from agentix_syscalls import __version__, records
+from agentix_vfs.fuse.server import FuseServer
+from agentix_vfs.tree import Tree
+
+DAEMON_OPTIMISED: Final = "agentd refuses python -O: its assertions guard hand-over points in production"
+
+
+class BootError(Exception):
+    """The kernel cannot start; the message says what is in the way and what to do."""
+
+
+@define
+class Machine:
+    """What boot makes, in the order in which it is given back."""
+
+    config: Config
+    say: Callable[[str], None]
+    steps: list[tuple[str, str]] = field(factory=list)
+    layers: list[dict[str, Any]] = field(factory=list)
+    accepted: tuple[str, ...] = ()
+    lock_fd: int = -1
+    uids: UidRange | None = None
+    cgroups: Any = None
+    journal: Journal | None = None
+
+    def step(self, name: str, detail: str) -> None:
+        self.steps.append((name, detail))
+        self.say(f"{name}: {detail}")
+
+
+def prepare(config: Config, say: Callable[[str], None]) -> Machine:
+    """The steps before anything runs. Synchronous, before other threads exist. Raises BootError, ConfigError."""
+    machine = Machine(config, say)
+    machine.step("config", f"{config.source if os.path.exists(config.source) else 'defaults'}, "
+                 f"prefix {config.prefix or '(the system)'}")
+    for folder, mode in ((config.run_dir, 0o755), (config.state_dir, 0o700), (config.sockets_dir, 0o700)):
+        os.makedirs(folder, mode, exist_ok=True)
+    _lock(machine)
+    _check_layers(machine)
+    machine.uids = claim_range(config)
+    _sweep(machine)
+    return machine
+
+
+def _lock(machine: Machine) -> None:
+    path = f"{machine.config.run_dir}/agentd.lock"
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        holder = os.read(fd, 32).decode().strip() or "unknown"
+        os.close(fd)
+        raise BootError(f"a kernel runs on {machine.config.run_dir} already (pid {holder}); use it with agentctl, shut "
+                        "it down with `agentctl shutdown`, or choose another --prefix") from None
+    os.ftruncate(fd, 0)
+    os.write(fd, f"{os.getpid()}\n".encode())
+    machine.lock_fd = fd
+    machine.step("lock", f"{path}, pid {os.getpid()}")
+
+
+def _check_layers(machine: Machine) -> None:
+    """Every required layer is there, or was accepted by name."""
+    rows = machine.layers = layers.doctor()
+    accept = set(machine.config.accept_missing)
+    unknown = sorted(accept - {row["layer"] for row in rows})
+    if unknown:
+        raise ConfigError(f"{machine.config.source}: accept_missing names {unknown[0]!r}, which is no layer; "
+                          "agentctl doctor lists them")
+    missing = [row for row in rows if row["required"] and row["state"] == "off"]
+    for row in rows:
+        row["accepted"] = row["layer"] in accept
+    refused = [row for row in missing if not row["accepted"]]
+    if refused:
+        told = "\n".join(f"  {row['layer']}: {row['detail']}; remedy: {row['remedy']}" for row in refused)
+        raise BootError(f"layers of confinement are missing:\n{told}\nagentctl doctor shows all; to run without one, "
+                        "name it in accept_missing in agentd.toml")
+    machine.accepted = tuple(row["layer"] for row in missing)
+    machine.step("layers", f"{sum(row['state'] == 'on' for row in rows)} on, "
+                 + (f"accepted as missing: {', '.join(machine.accepted)}" if machine.accepted else "none missing"))
+
+
+def _sweep(machine: Machine) -> None:
+    """End and remove what a dead kernel left: cgroups (their processes killed) first, then mounts, then sockets."""
+    config = machine.config
+    machine.cgroups = cgroups.detect(cgroup_root(config), prefer=None if config.cgroup == "auto" else config.cgroup)
+    killed = machine.cgroups.sweep()
+    unmounted = _unmount_stale(config.mount)
+    sockets = reactor.clear_sockets(config.sockets_dir)
+    found = f"{len(killed)} agents, {unmounted} mounts, {sockets} sockets of a dead kernel"
+    machine.step("sweep", found if killed or unmounted or sockets else "nothing was left")
+
+
+def cgroup_root(config: Config) -> str:
+    """The name of this kernel's cgroups: its own for every prefix."""
+    if config.prefix is None:
+        return "agentix"
+    import zlib
+
+    return f"agentix-{zlib.crc32(os.path.realpath(config.prefix).encode()):08x}"
+
+
+def _unmount_stale(mount: str) -> int:
+    """Detach FUSE mounts of a dead agentd on our mount point; anything else there is left alone."""
+    count = 0
+    with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as file:
+        rows = [line.split(" - ", 1) for line in file]
+    for left, right in rows:
+        if left.split()[4] == mount and right.startswith("fuse") and "agentix" in right:
+            import subprocess
+
+            subprocess.run(["umount", "-l", mount], check=True, capture_output=True)
+            count += 1
+    return count
+
+
+def open_journal(machine: Machine) -> tuple[Journal, int]:
+    """Open or make the journal; returns it and the number of this boot."""
+    config = machine.config
+    journal, opened = Journal.open(RealDisk(config.journal_dir), RealClock(), key_path=config.key_path,
+                                   random=os.urandom, segment_bytes=config.journal_segment_bytes)
+    machine.journal = journal
+    boot = _count_boot(config)
+    machine.step("journal", f"{config.journal_dir}: {opened.text()}")
+    return journal, boot
+
+
+def _count_boot(config: Config) -> int:
+    path = f"{config.state_dir}/boots"
+    try:
+        with open(path, encoding="ascii") as file:
+            boot = int(file.read()) + 1
+    except FileNotFoundError:
+        boot = 1
+    with open(f"{path}.new", "w", encoding="ascii") as file:
+        file.write(str(boot))
+    os.replace(f"{path}.new", path)
+    return boot
+
+
+def build(machine: Machine, journal: Journal, boot: int) -> Kernel:
+    """The kernel with its tree and its agents of old."""
+    config = machine.config
+    assert machine.uids is not None
+    tree = Tree(config.agents_dir, group=server.group_id(config.group) or 0, quota_bytes=config.working_bytes,
+                quota_inodes=config.working_files)
+    registry = Registry(config.agents_dir, machine.uids.first)
+    sandboxes = LinuxSandboxes(
+        machine.cgroups, mountpoint=config.mount, sockets_dir=config.sockets_dir)
+    world = World(RealClock(), RealDisk(config.journal_dir), sandboxes, os.urandom)
+    kernel = Kernel(world, config, journal, tree, registry, boot, machine.accepted)
+    kernel.layers = machine.layers
+    kernel.on_fault = lambda text: machine.say(f"FAULT: {text}")
+    kernel.record(records.BOOT, data=(boot, __version__, platform.platform(), list(machine.accepted)))
+    for name, detail in machine.steps:
+        kernel.record(records.STEP, data=(name, detail))
+    lost = adopt(kernel, registry.load())
+    machine.step("agents", f"{len(kernel.table.by_id)} of earlier boots, {lost} of them lost with their kernel")
+    return kernel
+
+
+async def run(machine: Machine, ready: Callable[[Kernel], None] = lambda _: None) -> None:
+    """From an open machine to an orderly end. `ready` is called when agents can be spawned."""
+    journal, boot = open_journal(machine)
+    kernel = build(machine, journal, boot)
+    try:
+        async with trio.open_nursery() as nursery:
+            async with _served(machine, kernel, nursery):
+                ready(kernel)
+                machine.step("ready", f"agentctl{' --prefix ' + machine.config.prefix if machine.config.prefix else ''} ps")
+                await kernel.run()
+            nursery.cancel_scope.cancel()
+    finally:
+        kernel.record(records.SHUTDOWN, data=(kernel.stop_why,))
+        kernel.flush()
+        journal.close()
+        machine.cgroups.close()
+        if machine.uids is not None:
+            machine.uids.release()
+        machine.say(f"down: {kernel.stop_why}")
+
+
+@asynccontextmanager
+async def _served(machine: Machine, kernel: Kernel, nursery: trio.Nursery) -> AsyncIterator[None]:
+    """Mount, spawner and sockets around a running kernel; given back in the opposite order."""
+    config = machine.config
+    fuse = FuseServer(kernel.tree, MountGate(kernel), on_fault=lambda where, text: kernel.fault_text(where, text))
+    sandboxes = kernel.world.sandboxes
+    assert isinstance(sandboxes, LinuxSandboxes)
+    os.makedirs(config.mount, exist_ok=True)
+    try:
+        await nursery.start(fuse.run, config.mount)
+    except OSError as error:
+        raise BootError(f"mount {config.mount}: {error}") from error
+    _tell(machine, kernel, "mount", config.mount)
+    sandboxes.before_kill = fuse.interrupt
+    sandboxes.start_spawner()
+    await nursery.start(sandboxes.run)
+    _tell(machine, kernel, "spawner", "ready")
+    doors = reactor.Reactor(kernel)
+    kernel.doors = doors
+    nursery.start_soon(doors.run)
+    listener = server.listen(config.control_socket, config.group)
+    nursery.start_soon(server.serve, kernel, listener)
+    nursery.start_soon(_signals, kernel)
+    _tell(machine, kernel, "sockets", config.control_socket)
+    kernel.flush()
+    try:
+        yield
+    finally:
+        with trio.CancelScope(shield=True):
+            listener.close()
+            os.unlink(config.control_socket)
+            await sandboxes.aclose()  # before the mount: zygotes hold it open
+
+
+def _tell(machine: Machine, kernel: Kernel, name: str, detail: str) -> None:
+    machine.step(name, detail)
+    kernel.record(records.STEP, data=(name, detail))
+
+
+async def _signals(kernel: Kernel) -> None:
+    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as received:
+        async for number in received:
+            kernel.stop(f"Linux signal {signal.Signals(number).name}")
+
+
+def teller(stream: Any = None) -> Callable[[str], None]:
+    """Lines for people: time, name, text."""
+    def say(text: str) -> None:
+        print(time.strftime("%H:%M:%S"), "agentd:", text, file=stream or sys.stderr, flush=True)
+    return say

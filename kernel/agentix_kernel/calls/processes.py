@@ -1,0 +1,153 @@
+"""Calls about agents: spawn, wait, exit, getpid, signals."""
+
+import errno
+from collections.abc import Coroutine
+from typing import Any
+
+import trio
+
+from agentix_kernel import delivery, lifecycle
+from agentix_kernel.config import Config
+from agentix_kernel.kernel import Kernel
+from agentix_kernel.outcome import NoReplyError, Recorded
+from agentix_kernel.policy import Policy, parse_rule
+from agentix_kernel.process import Command, End, Process, State, Why
+from agentix_kernel.world import Bind, Limits
+from agentix_syscalls import calls, signals
+from agentix_syscalls import spawn as table
+from agentix_syscalls.errors import CallError
+
+
+def command_of(kind: str, argv: tuple[str, ...], options: dict[str, Any], binds: tuple[Bind, ...]) -> Command:
+    """What to run, from checked options. Raises CallError(EINVAL)."""
+    if kind not in table.KINDS:
+        raise CallError(errno.EINVAL, f"spawn: kind {kind!r} is none of {', '.join(table.KINDS)}")
+    source = options.get("source")
+    if (kind == "script") != (source is not None):
+        raise CallError(errno.EINVAL, "spawn: a script comes with its source, and nothing else does")
+    return Command(kind, argv, source, options.get("env", {}), options.get("cwd", ""), binds)
+
+
+def limits_of(options: dict[str, Any], config: Config) -> Limits:
+    return Limits(options.get("memory_bytes", config.memory_bytes), options.get("cpus", config.cpus),
+                  options.get("pids", config.pids), options.get("timeout_s"))
+
+
+def least(parent: Limits, wanted: Limits) -> Limits:
+    """A child's limits: none over its parent's."""
+    def low(a: Any, b: Any) -> Any:
+        return b if a is None else a if b is None else min(a, b)
+    return Limits(low(parent.memory_bytes, wanted.memory_bytes), low(parent.cpus, wanted.cpus),
+                  low(parent.pids, wanted.pids), low(parent.timeout_s, wanted.timeout_s))
+
+
+def rules_of(options: dict[str, Any]) -> tuple[Any, ...]:
+    return tuple(parse_rule(text) for text in options.get("deny", ()))
+
+
+def spawn(kernel: Kernel, process: Process, kind: str, argv: tuple[str, ...],
+          options: dict[str, Any] | None) -> Coroutine[Any, Any, Any]:
+    checked = table.parse_options(options or {}, by_agent=True)
+    command = command_of(kind, argv, checked, process.command.binds)
+    policy = process.policy.narrowed(checked.get("mode"), rules_of(checked), checked.get("spawn_max"))
+    if process.spawned >= process.policy.spawn_max:
+        rule = f"spawn at most {process.policy.spawn_max}"
+        refused = kernel.violate(process, "dispatch", "SPAWN", argv[0], f"it may spawn {process.policy.spawn_max} "
+                                 "agents, and did", rule, may_allow=False)
+        assert refused is not None
+        raise refused
+    limits = least(process.limits, limits_of(checked, kernel.config))
+    return _spawn(kernel, process, command, limits, policy, checked.get("name"))
+
+
+async def _spawn(kernel: Kernel, process: Process, command: Command, limits: Limits, policy: Policy,
+                 name: str | None) -> Any:
+    child, seq = await lifecycle.spawn(kernel, command, limits, policy, name, process)
+    return Recorded(child.id, seq)
+
+
+def wait(kernel: Kernel, process: Process, agent: int, flags: int, timeout_s: float | None) -> Coroutine[Any, Any, Any]:
+    if flags & ~calls.WNOHANG:
+        raise CallError(errno.EINVAL, f"WAIT: unknown flags {flags:#x}")
+    if agent < -1 or agent == 0:
+        raise CallError(errno.EINVAL, f"WAIT: {agent} is neither an agent nor -1 for any child")
+    return _wait(kernel, process, agent, flags, timeout_s)
+
+
+async def _wait(kernel: Kernel, process: Process, agent: int, flags: int, timeout_s: float | None) -> Any:
+    with trio.move_on_after(float("inf") if timeout_s is None else timeout_s):
+        while True:
+            children = sorted(process.children) if agent == -1 else [agent] if agent in process.children else []
+            if not children:
+                raise CallError(errno.ECHILD, "WAIT: no child to wait for" if agent == -1
+                                else f"WAIT: agent {agent} is not a child")
+            for child_id in children:
+                child = kernel.table.by_id[child_id]
+                if child.state is State.ZOMBIE:
+                    return _reap(kernel, process, child)
+            if flags & calls.WNOHANG:
+                return None
+            await process.changed.park()
+    raise CallError(errno.ETIMEDOUT, f"WAIT: none ended in {timeout_s:g} s")
+
+
+def _reap(kernel: Kernel, process: Process, child: Process) -> list[Any]:
+    child.state = State.DEAD
+    process.children.discard(child.id)
+    kernel.registry.save(child)
+    end = child.end
+    assert end is not None
+    return [child.id, end.code, end.signal, end.why.value]
+
+
+def exit_(kernel: Kernel, process: Process, status: int) -> None:
+    if status > 255:
+        raise CallError(errno.EINVAL, f"EXIT: status {status} is not from 0 to 255")
+    lifecycle.doom(kernel, process, End(Why.EXIT, code=status, detail=f"exited with {status}"))
+    raise NoReplyError
+
+
+def getpid(kernel: Kernel, process: Process) -> list[int]:
+    del kernel
+    return [process.id, process.parent]
+
+
+def signal(kernel: Kernel, process: Process, agent: int, number: int) -> None:
+    delivery.sys_signal(kernel, process, agent, number)
+    if process.doom is not None:
+        raise NoReplyError
+
+
+def sigaction(kernel: Kernel, process: Process, number: int, disposition: int) -> int:
+    old, deeds = process.signals.act(number, disposition)
+    delivery.released(kernel, process, deeds)
+    return old
+
+
+def sigprocmask(kernel: Kernel, process: Process, how: int, given: int) -> int:
+    old, deeds = process.signals.procmask(how, given)
+    delivery.released(kernel, process, deeds)
+    return old
+
+
+def sigwait(kernel: Kernel, process: Process, wanted: int, timeout_s: float | None,
+            flags: int) -> Coroutine[Any, Any, Any]:
+    if flags & ~calls.SIGWAIT_DELIVERABLE:
+        raise CallError(errno.EINVAL, f"SIGWAIT: unknown flags {flags:#x}")
+    if not flags and not wanted & signals.ALL_MASK:
+        raise CallError(errno.EINVAL, "SIGWAIT: the set names no signal")
+    return _sigwait(kernel, process, wanted, timeout_s, flags)
+
+
+async def _sigwait(kernel: Kernel, process: Process, wanted: int, timeout_s: float | None, flags: int) -> Any:
+    del kernel
+    take = process.signals.take_deliverable if flags else process.signals.take
+    with trio.move_on_after(float("inf") if timeout_s is None else timeout_s):
+        while True:
+            found = take(wanted)
+            if found is not None:
+                return [found.number, found.sender, found.why]
+            if flags:
+                return None
+            await process.changed.park()
+    raise CallError(errno.EAGAIN, f"SIGWAIT: no signal of the set came in {timeout_s:g} s")

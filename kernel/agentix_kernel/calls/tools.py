@@ -1,0 +1,32 @@
+"""EXEC: run a tool through the kernel."""
+
+import errno
+from collections.abc import Coroutine
+from typing import Any
+
+from agentix_kernel import tools
+from agentix_kernel.kernel import Kernel
+from agentix_kernel.outcome import Recorded
+from agentix_kernel.process import Process
+from agentix_syscalls.errors import CallError
+
+
+def exec_(kernel: Kernel, process: Process, name: str, arguments: dict[str, Any],
+          timeout_s: float | None) -> Coroutine[Any, Any, Any]:
+    tool = tools.TOOLS.get(name)
+    if tool is None:
+        raise CallError(errno.ENOENT, f"EXEC: no tool is named {name!r}", remedy="tools: " + ", ".join(tools.TOOLS))
+    command = tool.read(arguments)
+    if process.tools >= kernel.config.tools_max:
+        raise CallError(errno.EAGAIN, f"EXEC: {process.tools} tools of this agent run already",
+                        remedy="wait for one to end")
+    return _exec(kernel, process, name, command, timeout_s or kernel.config.tool_timeout_s)
+
+
+async def _exec(kernel: Kernel, process: Process, name: str, command: tuple[str, ...], timeout_s: float) -> Any:
+    process.tools += 1
+    try:
+        result, seq = await tools.run(kernel, process, name, command, timeout_s)
+    finally:
+        process.tools -= 1
+    return Recorded(result, seq)

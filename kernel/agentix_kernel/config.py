@@ -1,0 +1,181 @@
+"""Configuration: one table of keys, read from TOML. Unknown keys are refused with the nearest known name."""
+
+import difflib
+import os
+import tomllib
+from collections.abc import Callable
+from typing import Any, Final
+
+from attrs import field, frozen
+
+SYSTEM_CONFIG: Final = "/etc/agentix/agentd.toml"
+SOCKET_PATH_MAX_BYTES: Final = 107
+"""sockaddr_un's path, less its NUL (unix(7))."""
+
+
+class ConfigError(Exception):
+    """The configuration cannot be used; the message names the file, the key and the remedy."""
+
+
+@frozen
+class Key:
+    """One row: `check` gets the TOML value and returns the value to use or raises ValueError with a sentence."""
+
+    name: str
+    default: Any
+    check: Callable[[Any], Any]
+    doc: str
+
+
+def _whole(low: int, high: int) -> Callable[[Any], int]:
+    def check(value: Any) -> int:
+        if type(value) is not int or not low <= value <= high:
+            raise ValueError(f"wants a whole number from {low} to {high}")
+        return value
+    return check
+
+
+def _number(low: float, high: float) -> Callable[[Any], float]:
+    def check(value: Any) -> float:
+        if type(value) not in {int, float} or not low <= value <= high:
+            raise ValueError(f"wants a number from {low} to {high}")
+        return float(value)
+    return check
+
+
+def _text(value: Any) -> str:
+    if type(value) is not str or "\0" in value:
+        raise ValueError("wants text")
+    return value
+
+
+def _path(value: Any) -> str:
+    if type(value) is not str or not value.startswith("/") or "\0" in value:
+        raise ValueError("wants an absolute path")
+    return value.rstrip("/") or "/"
+
+
+def _texts(value: Any) -> tuple[str, ...]:
+    if type(value) is not list or any(type(word) is not str for word in value):
+        raise ValueError("wants a list of texts")
+    return tuple(value)
+
+
+def _one_of(*words: str) -> Callable[[Any], str]:
+    def check(value: Any) -> str:
+        if value not in words:
+            raise ValueError(f"wants one of {', '.join(words)}")
+        return str(value)
+    return check
+
+
+MIB: Final = 1 << 20
+UID_SPAN: Final = 65536
+"""Uids of one kernel: agents and tools alive or with files at the same time."""
+
+KEYS: Final = (
+    Key("mount", "/agent", _path, "where the agents' trees are mounted"),
+    Key("state_dir", "/var/lib/agentix", _path, "what outlives the kernel: journal, durable folders, logs"),
+    Key("run_dir", "/run/agentix", _path, "sockets and the lock; gone with a reboot"),
+    Key("group", "agentix", _text, "group that may use the control socket; root alone when it does not exist"),
+    Key("accept_missing", (), _texts, "layers of confinement that may be missing on this machine, by name; "
+        "every ps, doctor and record shows them"),
+    Key("agents_max", 2000, _whole(1, UID_SPAN // 2), "agents alive at most"),
+    Key("uid_first", 0, _whole(0, 4_000_000_000), "first uid of the agents; 0 claims a free range of "
+        f"{UID_SPAN} and keeps it"),
+    Key("memory_bytes", 512 * MIB, _whole(16 * MIB, 1 << 50), "memory of an agent that was given no limit"),
+    Key("cpus", 1.0, _number(0.01, 4096), "processors of an agent that was given no limit"),
+    Key("pids", 64, _whole(3, 4_000_000), "processes of an agent that was given no limit"),
+    Key("working_bytes", 64 * MIB, _whole(0, 1 << 50), "quota of mem/working of an agent"),
+    Key("working_files", 4096, _whole(1, 100_000_000), "quota of files in mem/working of an agent"),
+    Key("log_bytes", 8 * MIB, _whole(65536, 1 << 40), "size at which an agent's output log is rotated; two are kept"),
+    Key("handles_max", 1024, _whole(8, 1_000_000), "open handles of an agent"),
+    Key("connections_max", 64, _whole(1, 4096), "connections of an agent"),
+    Key("stop_timeout_s", 10.0, _number(0, 3600), "from SIGTERM to the proven kill, for an agent without a handler"),
+    Key("sigstop_grace_s", 5.0, _number(0, 60), "how long a mask may defer SIGSTOP"),
+    Key("shutdown_timeout_s", 10.0, _number(0, 3600), "what agents have to end when the kernel shuts down"),
+    Key("tool_timeout_s", 60.0, _number(0.1, 86400), "limit of a tool that was given none"),
+    Key("tool_output_bytes", MIB // 2, _whole(1024, 512 * 1024), "what is kept of a tool's stdout, and of its stderr"),
+    Key("tools_max", 16, _whole(1, 1000), "tools at once of one agent"),
+    Key("journal_segment_bytes", 8 * MIB, _whole(MIB, 1 << 30), "size of a segment of the journal"),
+    Key("cgroup", "auto", _one_of("auto", "v2", "hybrid", "v1"), "hierarchy of cgroups to use"),
+)
+
+BY_NAME: Final = {key.name: key for key in KEYS}
+
+
+@frozen
+class Config:
+    """The values in force. `prefix` is None for the system's kernel."""
+
+    prefix: str | None
+    source: str
+    values: dict[str, Any] = field(repr=False)
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return self.values[name]
+        except KeyError:
+            raise AttributeError(name) from None
+
+    @property
+    def control_socket(self) -> str:
+        return f"{self.run_dir}/control.sock"
+
+    @property
+    def sockets_dir(self) -> str:
+        """Holds `<id>.<life>/kernel.sock` of each agent."""
+        return f"{self.run_dir}/agents"
+
+    @property
+    def journal_dir(self) -> str:
+        return f"{self.state_dir}/journal"
+
+    @property
+    def key_path(self) -> str:
+        return f"{self.state_dir}/keys/journal.key"
+
+    @property
+    def agents_dir(self) -> str:
+        return f"{self.state_dir}/agents"
+
+
+def load(prefix: str | None = None, path: str | None = None) -> Config:
+    """Read the configuration of a kernel: `path`, or DIR/agentd.toml, or /etc/agentix/agentd.toml if it is there.
+
+    Raises ConfigError.
+    """
+    defaults = {key.name: key.default for key in KEYS}
+    if prefix is not None:
+        prefix = os.path.abspath(prefix)
+        defaults |= {"mount": f"{prefix}/agent", "state_dir": f"{prefix}/state", "run_dir": f"{prefix}/run"}
+    source = path or (f"{prefix}/agentd.toml" if prefix else SYSTEM_CONFIG)
+    config = Config(prefix, source, defaults | _read(source, must_exist=path is not None))
+    if len(os.fsencode(config.control_socket)) > SOCKET_PATH_MAX_BYTES:
+        raise ConfigError(f"{config.control_socket}: over {SOCKET_PATH_MAX_BYTES} bytes, which is where paths of Unix "
+                          "sockets end; choose a shorter prefix or run_dir")
+    return config
+
+
+def _read(source: str, *, must_exist: bool) -> dict[str, Any]:
+    try:
+        with open(source, "rb") as file:
+            given = tomllib.load(file)
+    except FileNotFoundError:
+        if must_exist:
+            raise ConfigError(f"{source}: no such file") from None
+        return {}
+    except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{source}: {error}") from None
+    return {name: _value(source, name, value) for name, value in given.items()}
+
+
+def _value(source: str, name: str, value: Any) -> Any:
+    key = BY_NAME.get(name)
+    if key is None:
+        near = difflib.get_close_matches(name, BY_NAME, 1, 0.0)[0]
+        raise ConfigError(f"{source}: unknown key {name!r}; the nearest known one is {near!r} (see agentd.toml(5))")
+    try:
+        return key.check(value)
+    except ValueError as error:
+        raise ConfigError(f"{source}: {name}: {error}, got {value!r}") from None

@@ -1,0 +1,1 @@
+"""The control socket: what operators ask through agentctl."""

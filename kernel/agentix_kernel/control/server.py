@@ -1,0 +1,161 @@
+"""Serves the control socket: who asks is known by SO_PEERCRED; each request runs as a task of its connection."""
+
+import errno
+import grp
+import os
+import socket
+import struct
+from collections.abc import AsyncIterator
+from typing import Any, Final
+
+import trio
+from attrs import define, field, frozen
+
+from agentix_kernel.control import operations
+from agentix_kernel.kernel import Kernel
+from agentix_syscalls import control as table
+from agentix_syscalls import wire
+from agentix_syscalls.errors import CallError
+
+RECV_BYTES: Final = 65536
+FDS_MAX: Final = 64
+PEERCRED: Final = struct.Struct("3i")
+
+
+@frozen
+class Peer:
+    """Who asks: from the socket, never from what they say."""
+
+    pid: int
+    uid: int
+    gid: int
+    groups: frozenset[int]
+
+
+def peer_of(sock: socket.socket) -> Peer:
+    pid, uid, gid = PEERCRED.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, PEERCRED.size))
+    raw = sock.getsockopt(socket.SOL_SOCKET, 59, 4 * 65536 // 4)  # SO_PEERGROUPS, missing in the socket module
+    return Peer(pid, uid, gid, frozenset({gid, *struct.unpack(f"{len(raw) // 4}I", raw)}))
+
+
+@define(eq=False)
+class Client:
+    """One connection of an operator, with the descriptors that came with its frames and were not used yet."""
+
+    kernel: Kernel
+    peer: Peer
+    stream: trio.socket.SocketType
+    lock: trio.Lock = field(factory=trio.Lock)
+    fds: list[int] = field(factory=list)
+    greeted: bool = False
+
+    def take_fds(self, count: int) -> list[int]:
+        """The oldest descriptors; the caller owns them. Raises CallError when fewer came."""
+        if len(self.fds) < count:
+            raise CallError(errno.EINVAL, f"{count} descriptors should have come with the frame, {len(self.fds)} did")
+        taken, self.fds = self.fds[:count], self.fds[count:]
+        return taken
+
+    async def reply(self, operation: int, flags: int, user_data: int, value: Any) -> None:
+        data = memoryview(wire.frame(operation, wire.F_REPLY | flags, user_data, wire.pack(value)))
+        async with self.lock:
+            while data:
+                data = data[await self.stream.send(data):]
+
+
+async def serve(kernel: Kernel, listener: trio.socket.SocketType) -> None:
+    """Accept for ever. A client's error ends its connection only."""
+    while True:
+        stream, _ = await listener.accept()
+        kernel.start(_client, kernel, stream)
+
+
+def listen(path: str, group: str) -> trio.socket.SocketType:
+    """The control socket: root:<group> 0660, or root alone when there is no such group."""
+    if os.path.lexists(path):
+        os.unlink(path)  # boot holds the lock of this prefix, so nobody serves it
+    sock = trio.socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    old = os.umask(0o177)
+    try:
+        sock._sock.bind(path)  # pyright: ignore # trio's bind is async for names; a path needs no look-up
+    finally:
+        os.umask(old)
+    gid = _gid(group)
+    if gid is not None:
+        os.chown(path, 0, gid)
+        os.chmod(path, 0o660)
+    sock.listen(64)
+    return sock
+
+
+def _gid(group: str) -> int | None:
+    try:
+        return grp.getgrnam(group).gr_gid
+    except KeyError:
+        return None
+
+
+async def _client(kernel: Kernel, stream: trio.socket.SocketType) -> None:
+    with stream:
+        peer = peer_of(stream._sock)  # pyright: ignore # SO_PEERCRED of the socket beneath
+        client = Client(kernel, peer, stream)
+        gid = _gid(kernel.config.group)
+        if peer.uid != 0 and (gid is None or gid not in peer.groups):
+            return  # the mode of the socket said so already
+        try:
+            async with trio.open_nursery() as nursery:
+                await _read(client, nursery)
+                nursery.cancel_scope.cancel()
+        except* (BrokenPipeError, ConnectionResetError, wire.WireError):
+            pass
+        finally:
+            for fd in client.fds:
+                os.close(fd)
+
+
+async def _read(client: Client, nursery: trio.Nursery) -> None:
+    reader = wire.Reader(wire.CONTROL_BODY_MAX_BYTES)
+    while True:
+        await trio.lowlevel.wait_readable(client.stream)
+        try:
+            data, fds, flags, _ = socket.recv_fds(client.stream._sock, RECV_BYTES, FDS_MAX)  # pyright: ignore
+        except BlockingIOError:
+            continue
+        client.fds += fds
+        if not data or flags & socket.MSG_CTRUNC:
+            return
+        reader.feed(data)
+        while (frame := reader.next()) is not None:
+            nursery.start_soon(_serve, client, *frame)
+
+
+async def _serve(client: Client, number: int, flags: int, user_data: int, body: bytes) -> None:
+    """Serve one request. A bad one is answered; only a frame that is none ends the connection."""
+    del flags
+    operation = table.BY_NUMBER.get(number)
+    try:
+        if operation is None:
+            raise CallError(errno.ENOSYS, f"control operation {number}: unknown", remedy="this agentctl is newer than "
+                            "the kernel; restart the kernel")
+        args = operation.parse(wire.decode(body))
+        if not client.greeted and operation.name != "hello":
+            raise CallError(errno.EPROTO, "the first frame must be hello")
+        if operation.root and client.peer.uid != 0:
+            raise CallError(errno.EPERM, f"{operation.name}: only root may", remedy="use sudo")
+        run = operations.OPERATIONS[operation.name]
+        if operation.streams:
+            items: AsyncIterator[Any] = run(client, *args)
+            async for item in items:
+                await client.reply(number, wire.F_MORE, user_data, item)
+            await client.reply(number, 0, user_data, None)
+        else:
+            await client.reply(number, 0, user_data, await run(client, *args))
+    except CallError as error:
+        await client.reply(number, wire.F_ERROR, user_data, error.reason().to_wire())
+    except (BrokenPipeError, ConnectionResetError, wire.WireError):
+        raise
+    except Exception as error:
+        client.kernel.fault(f"control {operation.name if operation else number}", error)
+        client.kernel.flush()
+        failed = CallError(errno.EIO, "the kernel failed; it was recorded", remedy="see `agentctl trace --kind error`")
+        await client.reply(number, wire.F_ERROR, user_data, failed.reason().to_wire())

@@ -1,0 +1,120 @@
+"""agentd, the command."""
+
+import json
+import os
+import sys
+from typing import Any
+
+import click
+import trio
+
+from agentix_syscalls import __version__
+
+EXIT_REFUSED = 1
+LOG_NAME = "agentd.log"
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 80})
+@click.option("--prefix", metavar="DIR", help="A private kernel: sockets, state and mount below DIR.")
+@click.option("--config", "config_path", metavar="FILE", help="Configuration (default: DIR/agentd.toml, or the system's).")
+@click.option("--daemon", is_flag=True, help="Go to the background once agents can be spawned.")
+@click.option("--doctor", is_flag=True, help="Print the matrix of layers of this machine and exit.")
+@click.option("--json", "as_json", is_flag=True, help="With --doctor: JSON.")
+@click.version_option(__version__, prog_name="agentd")
+def main(prefix: str | None, config_path: str | None, *, daemon: bool, doctor: bool, as_json: bool) -> None:
+    """Run the kernel for AI agents: in the foreground until SIGTERM, or with
+    --daemon in the background.
+
+    \b
+    Examples:
+      agentd                       the system's kernel (/etc/agentix/agentd.toml)
+      agentd --prefix /tmp/k       a private one; then: agentctl --prefix /tmp/k ps
+      agentd --doctor              what this machine has, and the remedies
+
+    Exit status: 0 shut down in order, 1 refused to start or failed, 2 usage.
+    """
+    if doctor:
+        sys.exit(_doctor(as_json=as_json))
+    if sys.flags.optimize:
+        _refuse("python -O is not for agentd: its assertions guard hand-over points in production")
+    if os.geteuid() != 0:
+        _refuse("needs root, to make namespaces, cgroups and uids: run it with sudo")
+    from agentix_kernel.config import ConfigError, load
+
+    try:
+        config = load(prefix, config_path)
+        if daemon:
+            _to_background(config)
+        _run(config)
+    except ConfigError as error:
+        _refuse(str(error))
+
+
+def _run(config: Any, ready_fd: int = -1) -> None:
+    from agentix_kernel import boot
+    from agentix_kernel.config import ConfigError
+    from agentix_syscalls.errors import CallError
+
+    def ready(_: object) -> None:
+        if ready_fd >= 0:
+            os.write(ready_fd, b"1")
+            os.close(ready_fd)
+
+    try:
+        machine = boot.prepare(config, boot.teller())
+        trio.run(boot.run, machine, ready)
+    except (boot.BootError, ConfigError, OSError, CallError) as error:
+        _refuse(str(error))
+    except BaseExceptionGroup as group:
+        _refuse("\n".join(_leaves(group)))
+
+
+def _leaves(group: BaseExceptionGroup[BaseException]) -> list[str]:
+    found: list[str] = []
+    for error in group.exceptions:
+        found += _leaves(error) if isinstance(error, BaseExceptionGroup) else [f"{type(error).__name__}: {error}"]  # pyright: ignore[reportUnknownArgumentType]
+    return found
+
+
+def _to_background(config: Any) -> None:
+    """Fork; the parent exits 0 once the child is ready, or 1 with the reason in the log."""
+    os.makedirs(config.state_dir, 0o700, exist_ok=True)
+    log_path = f"{config.state_dir}/{LOG_NAME}"
+    reader, writer = os.pipe()
+    if os.fork():
+        os.close(writer)
+        ready = os.read(reader, 1)
+        if ready:
+            print(f"agentd: ready; its log is {log_path}", file=sys.stderr)
+            os._exit(0)
+        with open(log_path, encoding="utf-8", errors="replace") as file:
+            print("".join(file.readlines()[-5:]), end="", file=sys.stderr)
+        os._exit(EXIT_REFUSED)
+    os.close(reader)
+    os.setsid()
+    log = os.open(log_path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    null = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(null, 0)
+    os.dup2(log, 1)
+    os.dup2(log, 2)
+    _run(config, writer)
+    os._exit(0)
+
+
+def _doctor(*, as_json: bool) -> int:
+    from agentix_kernel import layers
+
+    rows = layers.doctor()
+    if as_json:
+        print(json.dumps(rows))
+    else:
+        for row in rows:
+            print(f"{row['state']:8} {row['layer']:24} {row['detail']}")
+            if row["state"] != "on" and row["remedy"]:
+                print(f"{'':8} {'':24} remedy: {row['remedy']}")
+    return 1 if any(row["required"] and row["state"] == "off" for row in rows) else 0
+
+
+def _refuse(message: str) -> None:
+    print(f"agentd: {message}", file=sys.stderr)
+    sys.exit(EXIT_REFUSED)

@@ -1,0 +1,117 @@
+"""Who may signal whom, and how a signal gets there. Every one is recorded before it has an effect."""
+
+import errno
+
+import trio
+
+from agentix_kernel import lifecycle
+from agentix_kernel.kernel import Kernel
+from agentix_kernel.process import End, Process, Why
+from agentix_kernel.signals import Deed, Pending
+from agentix_syscalls import records, signals
+from agentix_syscalls.errors import CallError
+from agentix_syscalls.signals import BY_NUMBER
+
+END_WORDS = {
+    signals.SIGKILL: Why.KILLED, signals.SIGPOLICY: Why.POLICY, signals.SIGTRUST: Why.TRUST,
+    signals.SIGBUDGET: Why.BUDGET, signals.SIGLOOP: Why.LOOP,
+}
+
+
+def sys_signal(kernel: Kernel, sender: Process, agent: int, number: int) -> int:
+    """An agent signals: itself or an own child. Returns the sequence of the record."""
+    row = BY_NUMBER.get(number)
+    if row is None:
+        raise CallError(errno.EINVAL, f"SIGNAL: {number} is not a signal", remedy="agentctl signals lists them")
+    if row.operator_only:
+        raise _refused(kernel, sender, f"{row.name} is sent by the kernel or by root alone", agent,
+                       f"signals: {row.name} is not an agent's to send")
+    if agent != sender.id and agent not in sender.children:
+        if agent not in kernel.table.by_id:
+            raise CallError(errno.ESRCH, f"SIGNAL: agent {agent}: no such agent")
+        raise _refused(kernel, sender, f"agent {agent} is neither itself nor an own child", agent,
+                       "signals: itself and own children")
+    target = kernel.table.get(agent)
+    if not target.alive:
+        raise CallError(errno.ESRCH, f"SIGNAL: agent {agent} has ended")
+    return send(kernel, target, number, sender.id, f"sent by agent {sender.id}")
+
+
+def _refused(kernel: Kernel, sender: Process, message: str, agent: int, rule: str) -> CallError:
+    refused = kernel.violate(sender, "signals", "SIGNAL", f"agent {agent}", message, rule, may_allow=False)
+    assert refused is not None
+    return refused
+
+
+def send(kernel: Kernel, target: Process, number: int, sender: int, why: str, rule: str = "") -> int:
+    """Deliver a signal to a living agent. Returns the sequence of its record; the caller flushes."""
+    deed = target.signals.post(number, sender, why)
+    seq = kernel.record(records.SIGNAL, target, verdict=records.ALLOWED, rule=rule,
+                        data=(BY_NUMBER[number].name, sender, why, deed.value))
+    kernel.journal.publish()  # recorded before it has an effect
+    act(kernel, target, deed, Pending(number, sender, why), rule)
+    return seq
+
+
+def sigpolicy(kernel: Kernel, target: Process, why: str, rule: str, number: int = signals.SIGPOLICY) -> None:
+    """End an agent that broke its policy (or, as SIGTRUST, its word), and all it spawned."""
+    for member in kernel.table.family(target):
+        detail = why if member is target else f"its ancestor, agent {target.id}, broke its policy: {why}"
+        send(kernel, member, number, 0, detail, rule)
+
+
+def act(kernel: Kernel, target: Process, deed: Deed, what: Pending, rule: str = "") -> None:
+    """Do what was decided."""
+    row = BY_NUMBER[what.number]
+    match deed:
+        case Deed.NOTHING | Deed.PENDING:
+            pass
+        case Deed.DOORBELL:
+            if target.sandbox is not None:
+                target.sandbox.ring_doorbell()
+        case Deed.FORWARD:
+            _forward(kernel, target, what)
+        case Deed.KILL | Deed.END:
+            lifecycle.doom(kernel, target, End(END_WORDS[what.number], signal=row.name, detail=what.why, rule=rule))
+        case Deed.STOP:
+            lifecycle.hold(kernel, target)
+        case Deed.DEFER_STOP:
+            kernel.start(_stop_later, kernel, target)
+        case Deed.CONTINUE:
+            lifecycle.resume(kernel, target)
+            if target.signals.pending.get(what.number) is not None and target.sandbox is not None:
+                target.sandbox.ring_doorbell()
+    target.wake()
+
+
+def released(kernel: Kernel, target: Process, deeds: list[tuple[Deed, Pending]]) -> None:
+    """Act on signals that a change of mask or disposition set free."""
+    for deed, what in deeds:
+        act(kernel, target, deed, what)
+
+
+def _forward(kernel: Kernel, target: Process, what: Pending) -> None:
+    linux = BY_NUMBER[what.number].linux
+    assert linux is not None
+    if target.sandbox is not None:
+        target.sandbox.signal(linux)
+    if what.number == signals.SIGTERM:
+        kernel.start(_kill_later, kernel, target)
+
+
+async def _kill_later(kernel: Kernel, target: Process) -> None:
+    """SIGTERM to an agent without a handler is followed by the proven kill."""
+    with trio.move_on_after(kernel.config.stop_timeout_s):
+        await target.gone.wait()
+        return
+    detail = f"did not end within {kernel.config.stop_timeout_s:g} s of SIGTERM"
+    lifecycle.doom(kernel, target, End(Why.KILLED, signal="SIGKILL", detail=detail))
+
+
+async def _stop_later(kernel: Kernel, target: Process) -> None:
+    """A mask defers SIGSTOP for a bounded time; unblocking it stops at once (and takes it from the queue)."""
+    waiting = target.signals.pending.get(signals.SIGSTOP)
+    await trio.sleep(kernel.config.sigstop_grace_s)
+    if waiting is not None and target.signals.pending.get(signals.SIGSTOP) is waiting:
+        del target.signals.pending[signals.SIGSTOP]
+        lifecycle.hold(kernel, target)

@@ -1,0 +1,268 @@
+"""From a frame to a reply: decode, check, judge, run, record. One synchronous path; only what must wait awaits.
+
+decode: wire.decode and Call.parse turn the agent's bytes into checked values (or a fault, or EINVAL);
+invoke: a handler gets values of the right types and asks for the rest (tree, family, policy).
+"""
+
+import errno
+from collections.abc import Callable, Coroutine
+from typing import Any, Final
+
+import trio
+from attrs import define, field, frozen
+
+from agentix_kernel.calls import handlers
+from agentix_kernel.kernel import Kernel
+from agentix_kernel.outcome import NoReplyError, Recorded
+from agentix_kernel.process import Process
+from agentix_syscalls import calls, records, wire
+from agentix_syscalls.calls import Call
+from agentix_syscalls.errors import CallError
+
+NOTED_BYTES: Final = 256
+"""Values longer than this are told by their size in the record."""
+
+
+@frozen
+class Entry:
+    """What dispatch needs of a row, looked up once."""
+
+    call: Call
+    run: Callable[..., Any] | None
+    path_at: tuple[int, ...]
+    bulk_at: tuple[int, ...]
+
+
+def _entry(call: Call) -> Entry:
+    names = [arg.name for arg in call.args]
+    return Entry(call, handlers.HANDLERS.get(call.name), tuple(names.index(name) for name in call.paths),
+                 tuple(at for at, arg in enumerate(call.args) if arg.bulk or arg.secret))
+
+
+ENTRIES: Final = {call.number: _entry(call) for call in calls.CALLS}
+HELLO: Final = calls.SYS_HELLO
+
+
+@define(eq=False)
+class Session:
+    """One connection of an agent. `send` queues bytes; `drop` closes it; both belong to the door it came through."""
+
+    kernel: Kernel
+    process: Process
+    send_now: Callable[[bytes], None]
+    drop: Callable[[], None]
+    greeted: bool = False
+    pending: dict[int, trio.CancelScope] = field(factory=dict)
+    outbox: list[bytes] = field(factory=list)
+    closed: bool = False
+
+    def send(self, data: bytes) -> None:
+        """A reply leaves, unless its agent is stopped (then when it continues) or ending (then never)."""
+        if self.closed or self.process.doom is not None:
+            return
+        if self.process.held:
+            self.outbox.append(data)
+        else:
+            self.send_now(data)
+
+    def resume(self) -> None:
+        waiting, self.outbox = self.outbox, []
+        for data in waiting:
+            self.send(data)
+
+    def cancel_all(self) -> None:
+        for scope in list(self.pending.values()):
+            scope.cancel()
+
+    def close(self) -> None:
+        """The connection ends: what it waits for is cancelled."""
+        self.closed = True
+        self.process.sessions.discard(self)
+        self.cancel_all()
+
+
+def serve(session: Session, operation: int, flags: int, user_data: int, body: bytes) -> None:
+    """Serve one frame. Replies go through kernel.post; faults drop the session. Raises nothing."""
+    kernel, process = session.kernel, session.process
+    if process.doom is not None:
+        return
+    process.calls += 1
+    entry = ENTRIES.get(operation)
+    args: Any = ()
+    denials = process.denials
+    try:
+        raw = wire.decode(body)
+        if not session.greeted and operation != HELLO:
+            raise wire.WireError("the first frame must be HELLO")
+        if entry is None:
+            raise CallError(errno.ENOSYS, f"system call {operation}: unknown", remedy="agentctl syscalls lists them")
+        if flags & ~wire.REQUEST_FLAGS:
+            raise CallError(errno.EINVAL, f"{entry.call.name}: unknown flags {flags & ~wire.REQUEST_FLAGS:#x}")
+        args = entry.call.parse(raw)
+        result = _run(session, entry, args)
+        if entry.call.blocking:
+            _wait_for(session, entry, user_data, args, result)
+            return
+        reply = wire.frame(operation, wire.F_REPLY, user_data, wire.pack(result))
+    except CallError as error:
+        _fail(session, entry, operation, user_data, args, error, denied=process.denials != denials)
+        return
+    except wire.WireError as error:
+        fault(session, operation, user_data, errno.EPROTO, str(error))
+        return
+    except NoReplyError:
+        _note(kernel, process, entry, args, records.ALLOWED)
+        return
+    except Exception as error:
+        _internal(session, entry, operation, user_data, args, error)
+        return
+    seq = _note(kernel, process, entry, args, records.ALLOWED)
+    kernel.post(session, reply, seq if entry.call.durable else 0)
+
+
+def _run(session: Session, entry: Entry, args: list[Any]) -> Any:
+    """Judge and run. A blocking call's handler returns a coroutine."""
+    call = entry.call
+    if entry.run is None:
+        if call.number == HELLO:
+            return _hello(session, *args)
+        raise CallError(errno.ENOSYS, f"{call.name}: {call.support}", remedy="agentctl syscalls shows what is built")
+    process = session.process
+    if process.policy.rules:
+        judge(session.kernel, process, call, entry.path_at, args)
+    return entry.run(session.kernel, process, *args)
+
+
+def judge(kernel: Kernel, process: Process, call: Call, path_at: tuple[int, ...], args: list[Any]) -> None:
+    """Hold a call against the policy. Raises CallError(EPERM); in strict mode the caller is ended as well."""
+    policy = process.policy
+    about: list[tuple[str, bytes | None]] = []
+    if call.name == "OPEN":
+        access = args[1] & calls.O_ACCMODE
+        names = ["OPEN"]
+        if access != calls.O_WRONLY:
+            names.append("READ")
+        if access != calls.O_RDONLY or args[1] & (calls.O_CREAT | calls.O_TRUNC):
+            names.append("WRITE")
+        about = [(name, args[0]) for name in names if policy.guards(name)]
+        about = [(name, kernel.tree.canonical(process.id, path)) for name, path in about if path is not None]
+    elif policy.guards(call.name):
+        if path_at:
+            about = [(call.name, kernel.tree.canonical(process.id, args[at])) for at in path_at]
+        else:
+            handle = process.handles.get(args[0]) if call.name in {"READ", "WRITE"} else None
+            about = [(call.name, handle.path if handle is not None else None)]
+    for name, path in about:
+        decision = policy.decide(name, path)
+        if not decision.allowed:
+            shown = path.decode("utf-8", "replace") if path is not None else ""
+            refused = kernel.violate(process, "dispatch", name, shown, decision.message, decision.rule)
+            if refused is not None:
+                raise refused
+
+
+def _hello(session: Session, version: int, features: int) -> list[Any]:
+    del features  # none exist yet
+    if session.greeted:
+        raise wire.WireError("HELLO came twice")
+    if version != wire.PROTOCOL:
+        raise wire.WireError(f"protocol version {version}; this kernel speaks {wire.PROTOCOL}")
+    session.greeted = True
+    process = session.process
+    return [wire.PROTOCOL, 0, process.id, process.life, process.name]
+
+
+def _wait_for(session: Session, entry: Entry, user_data: int, args: list[Any],
+              coroutine: Coroutine[Any, Any, Any]) -> None:
+    if user_data in session.pending:
+        coroutine.close()
+        raise CallError(errno.EINVAL, f"{entry.call.name}: user data {user_data} is in use by a call that waits")
+    scope = session.pending[user_data] = trio.CancelScope()
+    session.kernel.nursery.start_soon(_finish, session, entry, user_data, args, coroutine, scope)
+
+
+async def _finish(session: Session, entry: Entry, user_data: int, args: list[Any],
+                  coroutine: Coroutine[Any, Any, Any], scope: trio.CancelScope) -> None:
+    """Complete a call that waits. Ends silently when its session ended."""
+    kernel, process = session.kernel, session.process
+    operation = entry.call.number
+    seq = 0
+    try:
+        with scope:
+            result = await coroutine
+            if isinstance(result, Recorded):
+                seq, result = result.seq, result.value
+            reply = wire.frame(operation, wire.F_REPLY, user_data, wire.pack(result))
+        session.pending.pop(user_data, None)
+        if scope.cancelled_caught:
+            _note(kernel, process, entry, args, records.FAILED, errno.ECANCELED, "its caller went away")
+        else:
+            noted = _note(kernel, process, entry, args, records.ALLOWED)
+            kernel.post(session, reply, noted if entry.call.durable else seq)
+    except CallError as error:
+        session.pending.pop(user_data, None)
+        _fail(session, entry, operation, user_data, args, error, denied=bool(error.rule))
+    except Exception as error:
+        session.pending.pop(user_data, None)
+        _internal(session, entry, operation, user_data, args, error)
+    kernel.flush()
+
+
+def _fail(session: Session, entry: Entry | None, operation: int, user_data: int, args: Any, error: CallError, *,
+          denied: bool) -> None:
+    verdict = records.DENIED if denied else records.FAILED
+    seq = _note(session.kernel, session.process, entry, args, verdict, error.number, error.message, error.rule)
+    _answer_error(session, operation, user_data, error, seq if denied else 0)
+
+
+def _answer_error(session: Session, operation: int, user_data: int, error: CallError, durable_seq: int = 0) -> None:
+    body = wire.pack(error.reason(session.kernel.correlation).to_wire())
+    reply = wire.frame(operation, wire.F_REPLY | wire.F_ERROR, user_data, body)
+    session.kernel.post(session, reply, durable_seq)
+
+
+def _internal(session: Session, entry: Entry | None, operation: int, user_data: int, args: Any,
+              error: Exception) -> None:
+    """Our own fault: EIO for the caller, the traceback for the record, and the kernel goes on."""
+    name = entry.call.name if entry else str(operation)
+    session.kernel.fault(f"{name} of agent {session.process.id}", error)
+    _fail(session, entry, operation, user_data, args,
+          CallError(errno.EIO, f"{name}: the kernel failed; it was recorded"), denied=False)
+
+
+def fault(session: Session, operation: int, user_data: int, number: int, what: str) -> None:
+    """The caller broke the protocol: told once, recorded, and its connection is closed."""
+    kernel, process = session.kernel, session.process
+    kernel.record(records.FAULT, process, verdict=records.FAULTED, data=("protocol", what))
+    _answer_error(session, operation, user_data, CallError(
+        number, f"protocol fault: {what}", remedy="the connection is closed; see agentix-syscalls(2)"))
+    kernel.flush()
+    session.drop()
+
+
+def _note(kernel: Kernel, process: Process, entry: Entry | None, args: Any, verdict: int, number: int = 0,
+          message: str = "", rule: str = "") -> int:
+    """Record a call and its verdict: bulk and secret arguments by size, long ones shortened."""
+    if entry is None:
+        return kernel.record(records.CALL, process, verdict=verdict, data=("?", [], number, message))
+    if entry.bulk_at and args:
+        args = list(args)
+        for at in entry.bulk_at:
+            args[at] = len(args[at])
+    return kernel.journal.append(
+        records.CALL, agent=process.id, life=process.life, verdict=verdict, rule=rule,
+        data=(entry.call.name, [_brief(value) for value in args], number, message))
+
+
+def _brief(value: Any) -> Any:
+    """A value as the record shows it: without long content. Spawn's source and environment never get there."""
+    kind = type(value)
+    if kind is int or value is None or kind is bool or kind is float:
+        return value
+    if kind is bytes or kind is str:
+        return value if len(value) <= NOTED_BYTES else f"{len(value)} {'bytes' if kind is bytes else 'characters'}"
+    if kind is tuple or kind is list:
+        return [_brief(item) for item in value[:64]]
+    if kind is dict:
+        return {str(key): _brief(item) if key not in {"source", "env"} else "not recorded" for key, item in value.items()}
+    return str(kind)

@@ -1,0 +1,53 @@
+"""The judge at the mount: what the policy says of files holds there as it does for system calls."""
+
+import errno
+from typing import Final
+
+from attrs import frozen
+
+from agentix_kernel.kernel import Kernel
+from agentix_syscalls import records
+from agentix_syscalls.errors import CallError
+from agentix_vfs.tree import Who
+
+UNRECORDED: Final = frozenset({"STAT", "READDIR"})
+
+
+@frozen
+class MountGate:
+    """Implements the FUSE server's Gate. Asked for callers other than root."""
+
+    kernel: Kernel
+
+    def who(self, uid: int, gid: int, pid: int) -> Who:
+        del pid
+        process = self.kernel.table.by_uid.get(uid)
+        return Who(uid, gid, process.id if process is not None else 0)
+
+    def check(self, who: Who, call: str, agent: int, path: bytes) -> None:
+        """Raises CallError: EPERM by a rule, EINTR for an agent whose end is decided."""
+        process = self.kernel.table.by_id.get(who.agent)
+        if process is None:
+            return
+        if process.doom is not None:
+            raise CallError(errno.EINTR, f"agent {process.id} is ending")
+        if agent != who.agent or not process.policy.guards(call):
+            return
+        decision = process.policy.decide(call, path)
+        if decision.allowed:
+            return
+        shown = path.decode("utf-8", "replace")
+        refused = self.kernel.violate(process, "mount", call, shown, decision.message, decision.rule)
+        self.kernel.flush()
+        if refused is not None:
+            raise refused
+
+    def record(self, who: Who, operation: str, agent: int, path: bytes, error: int) -> None:
+        """Opens that reach us, creates, renames, removals, denials; of agents only: the host's people browse freely."""
+        del agent
+        process = self.kernel.table.by_id.get(who.agent)
+        if process is None or (operation in UNRECORDED and error == 0):
+            return
+        verdict = records.ALLOWED if error == 0 else records.FAILED
+        self.kernel.record(records.FILE, process, verdict=verdict,
+                           data=(operation, path.decode("utf-8", "replace")[:512], error))

@@ -1,0 +1,207 @@
+"""The kernel: its state, how it records, how replies leave, and its run from boot to shutdown.
+
+Everything here runs in one trio thread. Between two awaits nothing changes; where a sequence must not be torn
+apart by an await, a comment says so. Order of a tick: serve calls, append records, one write (journal.publish),
+then replies; durable replies wait for the commit thread (rule 4: recorded before the reply leaves).
+"""
+
+import errno
+import traceback
+from collections import deque
+from collections.abc import Awaitable, Callable
+from typing import Any, Final, Protocol
+
+import trio
+from attrs import define, field
+
+from agentix_kernel.config import Config
+from agentix_kernel.journal.journal import Journal
+from agentix_kernel.process import End, Process, ProcessTable, Why
+from agentix_kernel.registry import Registry
+from agentix_kernel.world import World
+from agentix_syscalls import records
+from agentix_syscalls.errors import CallError
+from agentix_vfs.tree import Tree
+
+
+class Doors(Protocol):
+    """How agents reach the kernel: sockets and output pipes in production, nothing in a simulation."""
+
+    def open(self, process: Process) -> tuple[str | None, int, int]:
+        """Make the agent's socket and pipes; returns (socket directory, stdout, stderr): descriptors to give away."""
+        ...
+    def given(self, process: Process) -> None:
+        """The sandbox has its descriptors: close our copies."""
+        ...
+    def hold(self, process: Process) -> None: ...
+    def resume(self, process: Process) -> None: ...
+    def close(self, process: Process) -> None:
+        """The agent is gone: read what is left of its output, close everything."""
+        ...
+
+
+class Replier(Protocol):
+    """A connection, as far as the kernel's tick knows it."""
+
+    process: Process
+
+    def send(self, data: bytes) -> None: ...
+
+
+@define(eq=False)
+class Kernel:
+    """One kernel. `doors` and `interrupt` are set by boot; a simulation gives its own."""
+
+    world: World
+    config: Config
+    journal: Journal
+    tree: Tree
+    registry: Registry
+    boot: int
+    """Counts the kernels of this state directory."""
+    degraded: tuple[str, ...] = ()
+    """Layers that are missing and were accepted by name."""
+    doors: Doors | None = None
+    table: ProcessTable = field(factory=ProcessTable)
+    shutting: bool = False
+    on_fault: Callable[[str], None] | None = None
+    """Told every fault of the kernel's own, for the operator's log."""
+    nursery: trio.Nursery = field(init=False)
+    started_ns: int = field(init=False)
+    correlation: int = 0
+    faults: int = 0
+    """Faults of the kernel's own since boot."""
+    layers: list[dict[str, Any]] = field(factory=list)
+    """The matrix of layers as probed at boot: rows of doctor."""
+    _sync_to: int = 0
+    _replies: list[tuple[Replier, bytes]] = field(init=False, factory=list)
+    _waiting: deque[tuple[int, Replier, bytes]] = field(init=False, factory=deque)
+    _stop: trio.Event = field(init=False, factory=trio.Event)
+    stop_why: str = ""
+
+    def __attrs_post_init__(self) -> None:
+        self.started_ns = self.world.clock.monotonic_ns()
+
+    # --- recording -----------------------------------------------------------------------------------------------
+
+    def record(self, kind: int, process: Process | None = None, *, phase: int = records.EVENT,
+               verdict: int = records.NONE, rule: str = "", correlation: int = 0, data: tuple[Any, ...] = ()) -> int:
+        """Append one record; returns its sequence. It leaves with the next `flush`."""
+        agent, life = (process.id, process.life) if process is not None else (0, 0)
+        return self.journal.append(kind, agent=agent, life=life, phase=phase, verdict=verdict, rule=rule,
+                                   correlation=correlation, data=data)
+
+    def next_correlation(self) -> int:
+        """An id that ties the records of one undertaking together, and the reply to them."""
+        self.correlation += 1
+        return self.boot << 40 | self.correlation
+
+    def post(self, to: Replier, data: bytes, durable_seq: int = 0) -> None:
+        """Queue a reply: after the next flush, and when `durable_seq` is given, after that record is durable."""
+        if durable_seq > self.journal.durable:
+            self._waiting.append((durable_seq, to, data))
+        else:
+            self._replies.append((to, data))
+
+    def flush(self) -> None:
+        """End of a tick: publish what was recorded, then let replies go. Called after everything that records."""
+        self.journal.publish()
+        if self._replies:
+            replies, self._replies = self._replies, []
+            for to, data in replies:
+                to.send(data)
+        if self._waiting or self.journal.durable < self._sync_to:
+            self.journal.request_commit()
+            self.committed()
+
+    def committed(self) -> None:
+        """More is durable: let the replies go that waited for it. Sequences in the queue only grow."""
+        durable = self.journal.durable
+        waiting = self._waiting
+        while waiting and waiting[0][0] <= durable:
+            _, to, data = waiting.popleft()
+            to.send(data)
+
+    async def settle(self, seq: int) -> None:
+        """Publish, and wait until the record `seq` is on stable storage."""
+        self._sync_to = max(self._sync_to, seq)
+        self.flush()
+        await self.journal.committed(seq)
+
+    def fault(self, where: str, error: BaseException) -> None:
+        """The kernel's own fault: recorded with its traceback, told to the operator, and the kernel goes on."""
+        self.faults += 1
+        text = "".join(traceback.format_exception(error))
+        self.record(records.ERROR, verdict=records.FAILED, data=(where, text[-8000:]))
+        if self.on_fault is not None:
+            self.on_fault(f"{where}: {text}")
+
+    # --- running -------------------------------------------------------------------------------------------------
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Hold the kernel's tasks until `stop`; agents have ended when it returns."""
+        from agentix_kernel import lifecycle  # the two rooms know each other; this one is imported first
+
+        async with trio.open_nursery() as nursery:
+            self.nursery = nursery
+            task_status.started()
+            await self._stop.wait()
+            with trio.CancelScope(shield=True):
+                await lifecycle.end_all(self)
+            nursery.cancel_scope.cancel()
+
+    def stop(self, why: str) -> None:
+        """Ask for an orderly shutdown: no new agents; the living ones are asked to end, then killed."""
+        if not self.shutting:
+            self.shutting = True
+            self.stop_why = why
+            self._stop.set()
+
+    def start(self, what: Callable[..., Awaitable[None]], *args: Any) -> None:
+        """Run a task of the kernel's. An error in it is the kernel's fault, recorded; it never ends the kernel."""
+        async def guarded() -> None:
+            try:
+                await what(*args)
+            except Exception as error:
+                self.fault(getattr(what, "__qualname__", repr(what)), error)
+                self.flush()
+        self.nursery.start_soon(guarded, name=getattr(what, "__qualname__", None))
+
+    def uptime_s(self) -> float:
+        return (self.world.clock.monotonic_ns() - self.started_ns) / 1e9
+
+    # --- denials -------------------------------------------------------------------------------------------------
+
+    def violate(self, process: Process, enforcer: str, call: str, about: str, message: str, rule: str, *,
+                may_allow: bool = True) -> CallError | None:
+        """A rule was broken. Records it, and in strict mode sends SIGPOLICY. Returns the error to raise, or None
+        when the mode is audit and the rule is one that a mode may soften (structure never is).
+        """
+        from agentix_kernel import delivery  # needs this room
+
+        mode = process.policy.mode
+        allowed = may_allow and mode == "audit"
+        process.denials += 1
+        process.last_denial = f"{message}\nRule:\t{rule}\nEnforcer:\t{enforcer}\nMode:\t{mode}\n"
+        verdict = records.AUDITED if allowed else records.DENIED
+        self._sync_to = self.record(records.DENIAL, process, verdict=verdict, rule=rule,
+                                    data=(enforcer, call, about, message))
+        if allowed:
+            return None
+        if mode == "strict":
+            delivery.sigpolicy(self, process, f"{message} ({rule})", rule)
+        return CallError(errno.EPERM, message, rule=rule,
+                         remedy="ask with CHECKPOLICY beforehand; read policy/effective")
+
+    def doomed(self, process: Process, end: End) -> bool:
+        """Decide an agent's end, once: from here on nothing of it is answered. False when it was decided before."""
+        if process.doom is not None or not process.alive:
+            return False
+        process.doom = end
+        process.held = True
+        for session in process.sessions:
+            session.cancel_all()
+        return True
+
+
+KILLED: Final = End(Why.KILLED, signal="SIGKILL", detail="killed")

@@ -1,0 +1,368 @@
+"""From spawn to the last trace: agents are made, watched, frozen, continued, killed and buried here."""
+
+import errno
+
+import trio
+from attrs import evolve
+
+from agentix_kernel import delivery, procfiles
+from agentix_kernel.kernel import Kernel
+from agentix_kernel.logs import AgentLog
+from agentix_kernel.policy import Policy
+from agentix_kernel.process import Command, End, Process, State, Why
+from agentix_kernel.world import Confined, DeniedCall, Ended, LaunchError, Limits, Watch
+from agentix_syscalls import records, signals
+from agentix_syscalls.errors import CallError
+
+
+async def spawn(kernel: Kernel, command: Command, limits: Limits, policy: Policy, name: str | None,
+                parent: Process | None) -> tuple[Process, int]:
+    """Make an agent and run it. Returns it and the sequence of the record to wait for before saying so.
+
+    Raises CallError: EAGAIN (as many as there may be), EEXIST (name), ESHUTDOWN, and what the launch says
+    (ENOENT, EACCES, ENOEXEC are the command's). Nothing is left of a failed one but its records.
+    """
+    with trio.CancelScope(shield=True):  # who asked may go away; a half-made agent may not stay
+        process = _admit(kernel, command, limits, policy, name, parent)
+        correlation = kernel.next_correlation()
+        kernel.record(records.SPAWN, process, phase=records.INTENT, correlation=correlation, data=_told(process))
+        kernel.flush()
+        try:
+            await _launch(kernel, process)
+        except LaunchError as error:
+            _unmake(kernel, process)
+            kernel.record(records.SPAWN, process, phase=records.OUTCOME, verdict=records.FAILED,
+                          correlation=correlation, data=(*_told(process)[:4], (error.stage, error.message)))
+            kernel.flush()
+            raise _explain(error, command) from error
+        except BaseException:
+            _unmake(kernel, process)
+            raise
+        seq = kernel.record(records.SPAWN, process, phase=records.OUTCOME, verdict=records.ALLOWED,
+                            correlation=correlation, data=(process.name, process.parent, process.uid))
+        kernel.registry.save(process)
+        process.state = State.RUNNING if not process.held else process.state
+        kernel.start(_supervise, kernel, process)
+        if process.doom is not None:  # its parent fell while it was being made
+            kernel.start(_kill, kernel, process)
+        kernel.flush()
+    return process, seq
+
+
+def _admit(kernel: Kernel, command: Command, limits: Limits, policy: Policy, name: str | None,
+           parent: Process | None) -> Process:
+    if kernel.shutting:
+        raise CallError(errno.ESHUTDOWN, "spawn: the kernel is shutting down")
+    if len(kernel.table.alive()) >= kernel.config.agents_max:
+        raise CallError(errno.EAGAIN, f"spawn: {kernel.config.agents_max} agents live already",
+                        remedy="wait for one to end, or raise agents_max in the configuration")
+    if name is not None and name in kernel.table.by_name:
+        raise CallError(errno.EEXIST, f"spawn: the name {name!r} is taken",
+                        remedy="choose another, or `agentctl rm` the dead agent that has it")
+    if parent is not None and parent.spawned >= parent.policy.spawn_max:  # asked again: several may ask in one tick
+        raise CallError(errno.EPERM, f"spawn: agent {parent.id} may spawn {parent.policy.spawn_max} agents, and did",
+                        rule=f"spawn at most {parent.policy.spawn_max}")
+    agent = kernel.registry.next_id()
+    uid = kernel.registry.claim_uid()
+    process = Process(agent, 1, name or f"agent-{agent}", uid, parent.id if parent else 0, command, limits, policy,
+                      kernel.world.clock.wall_ns())
+    kernel.table.add(process)
+    if parent is not None:
+        parent.children.add(agent)
+        parent.spawned += 1
+    return process
+
+
+async def _launch(kernel: Kernel, process: Process) -> None:
+    process.log = AgentLog(kernel.registry.folder(process.id), kernel.config.log_bytes)
+    kernel.tree.add(process.id, process.uid, process.name, proc=procfiles.proc(kernel, process),
+                    policy=procfiles.policy(process))
+    socket_dir, stdout, stderr = kernel.doors.open(process) if kernel.doors else (None, -1, -1)
+    try:
+        process.sandbox = await kernel.world.sandboxes.launch(
+            confined(process, socket_dir, stdout, stderr), _watch(kernel, process))
+    finally:
+        if kernel.doors:
+            kernel.doors.given(process)
+
+
+def confined(process: Process, socket_dir: str | None, stdout: int, stderr: int) -> Confined:
+    command = process.command
+    return Confined(
+        tag=process.tag, uid=process.uid, kind=command.kind, argv=command.argv, source=command.source,
+        env=command.env, cwd=command.cwd, hostname=process.name[:63], tree=str(process.id), socket_dir=socket_dir,
+        binds=command.binds, limits=process.limits, stdout_fd=stdout, stderr_fd=stderr)
+
+
+def _told(process: Process) -> tuple[object, ...]:
+    """The fields of a spawn record: what was asked, without the script's text and the values of the environment."""
+    command, limits, policy = process.command, process.limits, process.policy
+    return (process.name, process.parent, process.uid, command.kind, list(command.argv)[:64],
+            [limits.memory_bytes, limits.cpus, limits.pids, limits.timeout_s],
+            [policy.mode, [rule.text for rule in policy.rules], policy.spawn_max])
+
+
+def _explain(error: LaunchError, command: Command) -> CallError:
+    what = command.argv[0]
+    told = {
+        errno.ENOENT: (f"{what}: not found inside the sandbox",
+                       "show it to the agent with --bind-ro HOST:PATH, or check its name"),
+        errno.ENOEXEC: (f"{what}: not an executable of this machine", "check its format with file(1)"),
+        errno.EACCES: (f"{what}: not executable for the agent", "check its mode bits and its interpreter"),
+    }
+    if error.stage == "exec" and error.number in told:
+        message, remedy = told[error.number]
+        return CallError(error.number, f"spawn: {message}", remedy=remedy)
+    return CallError(error.number, f"spawn: {error.stage}: {error.message}")
+
+
+def _unmake(kernel: Kernel, process: Process) -> None:
+    """Nothing of it ran: take everything back."""
+    process.state = State.DEAD
+    process.end = End(Why.KILLED, detail="could not be launched")
+    if kernel.doors:
+        kernel.doors.close(process)
+    if process.log is not None:
+        process.log.close()
+    parent = kernel.table.by_id.get(process.parent)
+    if parent is not None:
+        parent.children.discard(process.id)
+        parent.spawned -= 1
+    forget(kernel, process)
+    process.gone.set()
+
+
+def forget(kernel: Kernel, process: Process) -> None:
+    """Remove a dead agent: its tree, log, name, and its uid with its files."""
+    assert not process.alive
+    kernel.table.remove(process)
+    kernel.tree.remove(process.id)
+    kernel.registry.forget(process)
+
+
+def _watch(kernel: Kernel, process: Process) -> Watch:
+    def denied(call: DeniedCall) -> None:
+        message = f"the Linux call {call.name} is refused"
+        rule = f"seccomp {call.name}"
+        if call.fatal:
+            kernel.record(records.DENIAL, process, verdict=records.DENIED, rule=rule,
+                          data=("seccomp", call.name, f"pid {call.pid}", message))
+            process.denials += 1
+            delivery.sigpolicy(kernel, process, f"{message}, and no honest agent makes it", rule)
+        else:
+            kernel.violate(process, "seccomp", call.name, f"pid {call.pid}", message, rule, may_allow=False)
+        kernel.flush()
+
+    def out_of_memory() -> None:
+        detail = f"out of memory: over the limit of {process.limits.memory_bytes} bytes"
+        kernel.record(records.LIMIT, process, data=("memory", detail))
+        doom(kernel, process, End(Why.MEMORY, signal="SIGKILL", detail=detail))
+        kernel.flush()
+
+    return Watch(denied, out_of_memory)
+
+
+async def _supervise(kernel: Kernel, process: Process) -> None:
+    assert process.sandbox is not None
+    with trio.move_on_after(process.limits.timeout_s or float("inf")) as time:
+        ended = await process.sandbox.wait()
+    if time.cancelled_caught:
+        detail = f"ran longer than its {process.limits.timeout_s:g} s"
+        kernel.record(records.LIMIT, process, data=("timeout", detail))
+        doom(kernel, process, End(Why.TIMEOUT, signal="SIGKILL", detail=detail))
+        kernel.flush()
+        ended = await process.sandbox.wait()
+    with trio.CancelScope(shield=True):
+        await _bury(kernel, process, ended)
+
+
+def _classify(process: Process, ended: Ended) -> End:
+    """How it ended, in the words people see. What was decided (doom) goes before what was seen."""
+    if process.doom is not None:
+        return process.doom
+    if ended.code is not None:
+        return End(Why.EXIT, code=ended.code, detail=f"exited with {ended.code}")
+    import signal as linux
+
+    number = ended.linux_signal or linux.SIGKILL
+    try:
+        name = linux.Signals(number).name
+    except ValueError:
+        name = f"SIG{number}"
+    usage = process.usage
+    if number == linux.SIGKILL and usage.oom_kills:
+        return End(Why.MEMORY, signal=name, detail="out of memory")
+    return End(Why.SIGNAL, signal=name, detail=f"ended by the Linux signal {name}")
+
+
+async def _bury(kernel: Kernel, process: Process, ended: Ended) -> None:
+    """The main process has ended: prove that all is gone, give everything back, tell everybody."""
+    sandbox = process.sandbox
+    assert sandbox is not None
+    process.usage = sandbox.usage()
+    end = _classify(process, ended)
+    process.doom = end
+    process.held = True
+    for session in list(process.sessions):
+        session.cancel_all()
+    if not await sandbox.kill():
+        end = evolve(end, why=Why.UNKILLABLE, detail="the Linux kernel says that something of it is still alive; " + end.detail)
+        kernel.record(records.LIMIT, process, verdict=records.FAILED, data=("kill", end.detail))
+    process.usage = sandbox.usage()
+    await sandbox.aclose()
+    if kernel.doors:
+        kernel.doors.close(process)
+    for handle in process.handles.values():
+        handle.close()
+    process.handles.clear()
+    _close_accounts(kernel, process, end)
+    await kernel.settle(kernel.record(
+        records.EXIT, process, rule=end.rule, data=(end.code, end.signal, end.why.value, end.detail,
+                                                    [process.usage.cpu_us, process.usage.memory_peak_bytes])))
+    process.gone.set()
+    process.wake()
+    _tell_parent(kernel, process)
+
+
+def _close_accounts(kernel: Kernel, process: Process, end: End) -> None:
+    """The family and the table after an end. No await: parent and children see one change."""
+    process.end = end
+    process.ended_wall_ns = kernel.world.clock.wall_ns()
+    parent = kernel.table.by_id.get(process.parent)
+    process.state = State.ZOMBIE if parent is not None and parent.alive else State.DEAD
+    for child_id in process.children:
+        child = kernel.table.by_id.get(child_id)
+        if child is None:
+            continue
+        child.parent = 0  # orphans go to init
+        if child.state is State.ZOMBIE:
+            child.state = State.DEAD
+    process.children.clear()
+    if process.log is not None:
+        process.log.finish()
+    kernel.registry.save(process)
+
+
+def _tell_parent(kernel: Kernel, process: Process) -> None:
+    parent = kernel.table.by_id.get(process.parent)
+    if parent is not None and parent.alive:
+        assert process.end is not None
+        delivery.send(kernel, parent, signals.SIGCHLD, process.id, f"agent {process.id}: {process.end.detail}")
+        parent.wake()
+    kernel.flush()
+
+
+# --- stop, continue, kill ------------------------------------------------------------------------------------------
+
+def doom(kernel: Kernel, process: Process, end: End) -> None:
+    """Decide the end and start the proven kill."""
+    if kernel.doomed(process, end) and process.sandbox is not None:
+        kernel.start(_kill, kernel, process)
+
+
+async def _kill(kernel: Kernel, process: Process) -> None:
+    if process.freezing is not None:
+        process.freezing.cancel()
+    assert process.sandbox is not None
+    if not await process.sandbox.kill():
+        detail = "alive 5 s after the kill; see `agentctl verify`, and Linux's own log"
+        kernel.record(records.LIMIT, process, verdict=records.FAILED, data=("kill", detail))
+        kernel.flush()
+
+
+def hold(kernel: Kernel, process: Process) -> None:
+    """From here on no call of it is answered; the freeze follows."""
+    if process.doom is None and process.alive:
+        process.held = True
+        if kernel.doors:
+            kernel.doors.hold(process)
+        kernel.start(_stop, kernel, process)
+
+
+async def _stop(kernel: Kernel, process: Process) -> None:
+    async with process.steering:
+        if process.doom is not None or process.sandbox is None:
+            return
+        process.held = True
+        with trio.CancelScope() as scope:
+            process.freezing = scope
+            try:
+                await process.sandbox.freeze()
+            finally:
+                process.freezing = None
+        if scope.cancelled_caught or process.doom is not None:
+            return
+        process.state = State.STOPPED
+        kernel.record(records.STATE, process, data=("stopped", ""))
+        _moved(kernel, process)
+
+
+def resume(kernel: Kernel, process: Process) -> None:
+    if process.freezing is not None:
+        process.freezing.cancel()
+    kernel.start(_continue, kernel, process)
+
+
+async def _continue(kernel: Kernel, process: Process) -> None:
+    async with process.steering:
+        if process.doom is not None or process.sandbox is None or not process.held:
+            return
+        await process.sandbox.thaw()
+        if process.doom is not None:
+            return
+        process.held = False
+        process.state = State.RUNNING
+        kernel.record(records.STATE, process, data=("running", "continued"))
+        process.unheld.set()
+        process.unheld = trio.Event()
+        if kernel.doors:
+            kernel.doors.resume(process)
+        _moved(kernel, process)
+
+
+def _moved(kernel: Kernel, process: Process) -> None:
+    process.wake()
+    parent = kernel.table.by_id.get(process.parent)
+    if parent is not None and parent.alive:
+        delivery.send(kernel, parent, signals.SIGCHLD, process.id, f"agent {process.id}: {process.state.value}")
+    kernel.flush()
+
+
+async def end_all(kernel: Kernel) -> None:
+    """Shutdown: ask every agent to end, then kill those that did not."""
+    living = kernel.table.alive()
+    for process in living:
+        delivery.send(kernel, process, signals.SIGCONT, 0, "the kernel shuts down")
+        delivery.send(kernel, process, signals.SIGTERM, 0, "the kernel shuts down")
+    kernel.flush()
+    with trio.move_on_after(kernel.config.shutdown_timeout_s):
+        for process in living:
+            await process.gone.wait()
+    for process in kernel.table.alive():
+        doom(kernel, process, End(Why.SHUTDOWN, signal="SIGKILL", detail="the kernel shut down"))
+    with trio.move_on_after(30):
+        for process in living:
+            await process.gone.wait()
+
+
+def adopt(kernel: Kernel, found: list[Process]) -> int:
+    """Agents of earlier boots: shown again, their files served; what ran then is marked as lost. Returns how many."""
+    lost = 0
+    for process in found:
+        if process.state is not State.DEAD:
+            detail = f"its kernel died while it was {process.state.value}"
+            if process.alive:
+                lost += 1
+                kernel.record(records.LOST, process, data=(process.name, process.state.value))
+                process.end = End(Why.LOST, signal="SIGKILL", detail=detail)
+                process.ended_wall_ns = kernel.world.clock.wall_ns()
+            process.state, process.parent = State.DEAD, 0
+            kernel.registry.save(process)
+        process.held = True
+        process.doom = process.end
+        process.log = AgentLog(kernel.registry.folder(process.id), kernel.config.log_bytes, ended=True)
+        process.gone.set()
+        kernel.table.add(process)
+        kernel.tree.add(process.id, process.uid, process.name, proc=procfiles.proc(kernel, process),
+                        policy=procfiles.policy(process))
+    return lost

@@ -1,0 +1,192 @@
+"""Agents as processes: one record each, the table of them, and the words for how they ended."""
+
+import enum
+import errno
+import signal as linux
+from typing import TYPE_CHECKING, Any, Final
+
+import trio
+from attrs import define, field, frozen
+
+from agentix_kernel.policy import Policy
+from agentix_kernel.signals import SignalState
+from agentix_kernel.world import Bind, Limits, Sandbox, Usage
+from agentix_syscalls.errors import CallError
+
+if TYPE_CHECKING:
+    from agentix_kernel.dispatch import Session
+    from agentix_kernel.logs import AgentLog
+    from agentix_vfs.tree import Handle
+
+
+class State(enum.Enum):
+    """ready: being made; zombie: ended, not yet waited for by its parent; dead: gone, its record and files stay."""
+
+    READY = "ready"
+    RUNNING = "running"
+    STOPPED = "stopped"
+    ZOMBIE = "zombie"
+    DEAD = "dead"
+
+
+ALIVE: Final = frozenset({State.READY, State.RUNNING, State.STOPPED})
+
+
+class Why(enum.Enum):
+    """Why an agent ended. The words that people see; each is told apart from all others."""
+
+    EXIT = "exit"
+    SIGNAL = "signal"
+    KILLED = "killed"
+    POLICY = "policy"
+    TRUST = "trust"
+    BUDGET = "budget"
+    LOOP = "loop"
+    MEMORY = "memory"
+    TIMEOUT = "timeout"
+    LOST = "lost"
+    SHUTDOWN = "shutdown"
+    UNKILLABLE = "unkillable"
+
+
+@frozen
+class End:
+    """How it ended. `code` for a plain exit; `signal` the name of the Agentix or Linux signal; `detail` a sentence."""
+
+    why: Why
+    code: int | None = None
+    signal: str | None = None
+    detail: str = ""
+    rule: str = ""
+
+    @property
+    def status(self) -> int:
+        """Exit status at the shell: the code, or 128 + the Linux signal that ended it (kills are SIGKILL)."""
+        if self.code is not None:
+            return self.code
+        if self.why is Why.SIGNAL and self.signal:
+            return 128 + int(getattr(linux, self.signal, linux.SIGKILL))
+        return 128 + linux.SIGKILL
+
+
+@frozen
+class Command:
+    """What an agent runs: see world.Confined."""
+
+    kind: str
+    argv: tuple[str, ...]
+    source: bytes | None = None
+    env: dict[str, str] = field(factory=dict)
+    cwd: str = ""
+    binds: tuple[Bind, ...] = ()
+
+
+@define(eq=False)
+class Process:
+    """One agent. Owned by the kernel's task; whatever changes it wakes `changed`."""
+
+    id: int
+    life: int
+    name: str
+    uid: int
+    parent: int
+    command: Command
+    limits: Limits
+    policy: Policy
+    started_wall_ns: int
+    state: State = State.READY
+    end: End | None = None
+    doom: End | None = None
+    """Set when its end is decided: from then on nothing of it is answered."""
+    sandbox: Sandbox | None = None
+    signals: SignalState = field(factory=SignalState)
+    children: set[int] = field(factory=set)
+    spawned: int = 0
+    handles: "dict[int, Handle]" = field(factory=dict)
+    sessions: "set[Session]" = field(factory=set)
+    log: "AgentLog | None" = None
+    calls: int = 0
+    denials: int = 0
+    last_denial: str = ""
+    tools: int = 0
+    ended_wall_ns: int = 0
+    usage: Usage = Usage()
+    held: bool = False
+    """Stopping or stopped: no call of it is served or answered."""
+    unheld: trio.Event = field(factory=trio.Event)
+    changed: trio.lowlevel.ParkingLot = field(factory=trio.lowlevel.ParkingLot)
+    freezing: trio.CancelScope | None = None
+    steering: trio.Lock = field(factory=trio.Lock)
+    gone: trio.Event = field(factory=trio.Event)
+    """Set when nothing of it is left: killed, proven, closed."""
+
+    @property
+    def tag(self) -> str:
+        return f"{self.id}.{self.life}"
+
+    @property
+    def alive(self) -> bool:
+        return self.state in ALIVE
+
+    def wake(self) -> None:
+        self.changed.unpark_all()
+
+    def usage_now(self) -> Usage:
+        if self.sandbox is not None and self.alive:
+            self.usage = self.sandbox.usage()
+        return self.usage
+
+
+@define
+class ProcessTable:
+    """All agents that this kernel knows, dead ones included until they are removed."""
+
+    by_id: dict[int, Process] = field(factory=dict)
+    by_name: dict[str, Process] = field(factory=dict)
+    by_uid: dict[int, Process] = field(factory=dict)
+
+    def add(self, process: Process) -> None:
+        assert process.id not in self.by_id, "an id is given once"
+        assert process.uid not in self.by_uid, "a uid is one agent's, for as long as its files live"
+        self.by_id[process.id] = process
+        self.by_uid[process.uid] = process
+        self.by_name[process.name] = process
+
+    def remove(self, process: Process) -> None:
+        assert not process.alive
+        del self.by_id[process.id]
+        del self.by_uid[process.uid]
+        del self.by_name[process.name]
+
+    def get(self, agent: int) -> Process:
+        """Raises CallError(ESRCH)."""
+        found = self.by_id.get(agent)
+        if found is None:
+            raise CallError(errno.ESRCH, f"agent {agent}: no such agent", remedy="agentctl ps -a lists them")
+        return found
+
+    def find(self, target: Any) -> Process:
+        """By id or by name, as operators write it. Raises CallError(ESRCH, EINVAL)."""
+        if type(target) is int:
+            return self.get(target)
+        if type(target) is not str:
+            raise CallError(errno.EINVAL, "an agent is named by its id (a number) or its name")
+        if target.isdecimal():
+            return self.get(int(target))
+        found = self.by_name.get(target)
+        if found is None:
+            raise CallError(errno.ESRCH, f"agent {target!r}: no such agent", remedy="agentctl ps -a lists them")
+        return found
+
+    def alive(self) -> list[Process]:
+        return [process for process in self.by_id.values() if process.alive]
+
+    def family(self, process: Process) -> list[Process]:
+        """The agent and all its living descendants, parents before children."""
+        found, queue = [process], sorted(process.children)
+        while queue:
+            child = self.by_id.get(queue.pop(0))
+            if child is not None and child.alive:
+                found.append(child)
+                queue.extend(sorted(child.children))
+        return found

@@ -1,0 +1,174 @@
+"""What outlives a kernel about agents: their ids, uids, names and ends, one small file each; and claims of uids.
+
+Not the truth about what happened (that is the journal), but what the next boot needs to show old agents again.
+"""
+
+import fcntl
+import json
+import os
+import shutil
+import zlib
+from typing import Any, Final
+
+from attrs import define, field
+
+from agentix_kernel.config import UID_SPAN, Config, ConfigError
+from agentix_kernel.policy import Policy, parse_rule
+from agentix_kernel.process import Command, End, Process, State, Why
+from agentix_kernel.world import Limits
+
+RANGES_DIR: Final = "/run/agentix-uids"
+FIRST_RANGE: Final = 16
+"""Range n holds uids n*65536 and up; the first ones are people's and systemd's."""
+LAST_RANGE: Final = 30000
+
+
+@define
+class Registry:
+    """Ids and uids of one kernel. `root` None: nothing is kept (simulation)."""
+
+    root: str | None
+    uid_first: int
+    uid_count: int = UID_SPAN
+    last_id: int = 0
+    _uids: set[int] = field(factory=set)
+    _next_uid: int = 0
+
+    def folder(self, agent: int) -> str | None:
+        """Where an agent's record, durable folders and logs live."""
+        return None if self.root is None else f"{self.root}/{agent}"
+
+    def next_id(self) -> int:
+        """A new id; on disk before it is used, so that none is given twice in the life of the state directory."""
+        self.last_id += 1
+        if self.root is not None:
+            _replace(f"{self.root}/last-id", str(self.last_id))
+            os.mkdir(f"{self.root}/{self.last_id}", 0o700)
+        return self.last_id
+
+    def claim_uid(self) -> int:
+        """A uid that nobody alive or with files has. Raises OverflowError when all are taken."""
+        for _ in range(self.uid_count):
+            uid = self.uid_first + self._next_uid
+            self._next_uid = (self._next_uid + 1) % self.uid_count
+            if uid not in self._uids:
+                self._uids.add(uid)
+                return uid
+        raise OverflowError(f"all {self.uid_count} uids are taken; remove dead agents with `agentctl rm`")
+
+    def free_uid(self, uid: int) -> None:
+        self._uids.discard(uid)
+
+    def save(self, process: Process) -> None:
+        if self.root is None:
+            return
+        command, limits, policy, end = process.command, process.limits, process.policy, process.end
+        row = {
+            "id": process.id, "life": process.life, "name": process.name, "uid": process.uid, "parent": process.parent,
+            "state": process.state.value, "kind": command.kind, "argv": command.argv,
+            "limits": [limits.memory_bytes, limits.cpus, limits.pids, limits.timeout_s],
+            "mode": policy.mode, "deny": [rule.text for rule in policy.rules], "spawn_max": policy.spawn_max,
+            "started_wall_ns": process.started_wall_ns, "ended_wall_ns": process.ended_wall_ns,
+            "calls": process.calls, "denials": process.denials,
+            "end": [end.why.value, end.code, end.signal, end.detail, end.rule] if end else None,
+        }
+        _replace(f"{self.root}/{process.id}/agent.json", json.dumps(row))
+
+    def load(self) -> list[Process]:
+        """Agents of earlier boots, as they were last saved. Claims their uids. Raises ConfigError for a bad file."""
+        if self.root is None:
+            return []
+        os.makedirs(self.root, 0o700, exist_ok=True)
+        found: list[Process] = []
+        for entry in sorted((name for name in os.listdir(self.root) if name.isdecimal()), key=int):
+            path = f"{self.root}/{entry}/agent.json"
+            try:
+                with open(path, encoding="utf-8") as file:
+                    found.append(_process(json.load(file)))
+            except FileNotFoundError:
+                shutil.rmtree(f"{self.root}/{entry}")  # made, and its kernel died before anything ran
+            except (ValueError, KeyError, TypeError) as error:
+                raise ConfigError(f"{path}: not an agent's record: {error}; move its folder away to boot without it") from None
+        self._uids.update(process.uid for process in found)
+        self.last_id = max([_read_number(f"{self.root}/last-id"), *(process.id for process in found)], default=0)
+        return found
+
+    def forget(self, process: Process) -> None:
+        self.free_uid(process.uid)
+        if self.root is not None:
+            shutil.rmtree(f"{self.root}/{process.id}", ignore_errors=True)
+
+
+def _process(row: dict[str, Any]) -> Process:
+    end = row["end"]
+    process = Process(
+        row["id"], row["life"], row["name"], row["uid"], row["parent"], Command(row["kind"], tuple(row["argv"])),
+        Limits(*row["limits"]), Policy(row["mode"], tuple(parse_rule(text) for text in row["deny"]), row["spawn_max"]),
+        row["started_wall_ns"])
+    process.state, process.ended_wall_ns = State(row["state"]), row["ended_wall_ns"]
+    process.calls, process.denials = row["calls"], row["denials"]
+    process.end = End(Why(end[0]), *end[1:]) if end else None
+    return process
+
+
+def _replace(path: str, text: str) -> None:
+    with open(f"{path}.new", "w", encoding="utf-8") as file:
+        file.write(text)
+    os.replace(f"{path}.new", path)
+
+
+def _read_number(path: str) -> int:
+    try:
+        with open(path, encoding="utf-8") as file:
+            return int(file.read())
+    except FileNotFoundError:
+        return 0
+
+
+@define
+class UidRange:
+    """A claim on a range of uids, held by a lock while the kernel lives, so that two kernels never share one."""
+
+    first: int
+    _lock: int = -1
+
+    def release(self) -> None:
+        if self._lock >= 0:
+            os.close(self._lock)
+            self._lock = -1
+
+
+def claim_range(config: Config) -> UidRange:
+    """The range that the configuration names, or the one this state directory had before, or a free one.
+
+    Raises ConfigError when it is another living kernel's.
+    """
+    if config.uid_first:
+        return UidRange(config.uid_first)
+    os.makedirs(RANGES_DIR, 0o700, exist_ok=True)
+    kept = f"{config.state_dir}/uid-range"
+    number = _read_number(kept)
+    if number:
+        lock = _lock_range(number)
+        if lock < 0:
+            raise ConfigError(f"the uids from {number * UID_SPAN} are in use by another kernel; shut it down, or set "
+                              "uid_first in the configuration to a range that is free")
+        return UidRange(number * UID_SPAN, lock)
+    start = zlib.crc32(config.state_dir.encode()) % (LAST_RANGE - FIRST_RANGE)
+    for step in range(LAST_RANGE - FIRST_RANGE):
+        number = FIRST_RANGE + (start + step) % (LAST_RANGE - FIRST_RANGE)
+        lock = _lock_range(number)
+        if lock >= 0:
+            _replace(kept, str(number))
+            return UidRange(number * UID_SPAN, lock)
+    raise ConfigError("no range of uids is free; set uid_first in the configuration")
+
+
+def _lock_range(number: int) -> int:
+    lock = os.open(f"{RANGES_DIR}/{number}", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(lock)
+        return -1
+    return lock

@@ -1,0 +1,131 @@
+"""The files of /agent/<id>/proc and policy: what they say, and what a write to them does."""
+
+import errno
+from collections.abc import Mapping
+
+import trio
+
+from agentix_kernel import delivery
+from agentix_kernel.kernel import Kernel
+from agentix_kernel.process import Process
+from agentix_syscalls import signals
+from agentix_syscalls.errors import CallError
+from agentix_vfs.synthetic import Entry, Growing, Synthetic, Waiting
+from agentix_vfs.who import Who
+
+TRACE_RECORDS = 200
+
+
+def proc(kernel: Kernel, process: Process) -> Mapping[str, Entry]:
+    def log_size() -> int:
+        return process.log.size() if process.log is not None else 0
+
+    def log_read(offset: int, count: int) -> bytes:
+        return process.log.read_at(offset, count) if process.log is not None else b""
+
+    async def wait() -> bytes:
+        await process.gone.wait()
+        return _ended(process).encode()
+
+    def note(who: Who, data: bytes) -> None:
+        _signal(kernel, process, who, data)
+
+    return {
+        "status": _text(lambda: _status(kernel, process)),
+        "limits": _text(lambda: _limits(process)),
+        "usage": _text(lambda: _usage(process)),
+        "cmdline": Synthetic(lambda: b"".join(word.encode() + b"\0" for word in process.command.argv)),
+        "environ": Synthetic(lambda: b"".join(f"{name}={value}\0".encode()
+                                              for name, value in process.command.env.items()), mode=0o400),
+        "fd": _text(lambda: "".join(f"{fd}\t{handle.path.decode('utf-8', 'replace')}\n"
+                                    for fd, handle in sorted(process.handles.items()))),
+        "signal": Synthetic(lambda: _signals(process).encode(), note, mode=0o600),
+        "log": Growing(log_size, log_read),
+        "trace": _text(lambda: _trace(kernel, process)),
+        "wait": Waiting(wait),
+    }
+
+
+def policy(process: Process) -> Mapping[str, Entry]:
+    return {
+        "effective": _text(process.policy.describe),
+        "last-denial": _text(lambda: process.last_denial),
+    }
+
+
+def _text(make: "object") -> Synthetic:
+    assert callable(make)
+    return Synthetic(lambda: str(make()).encode())
+
+
+def _lines(rows: dict[str, object]) -> str:
+    return "".join(f"{key}:\t{value}\n" for key, value in rows.items())
+
+
+def _status(kernel: Kernel, process: Process) -> str:
+    end = process.end
+    rows: dict[str, object] = {
+        "Name": process.name, "State": process.state.value, "Id": process.id, "Life": process.life,
+        "Parent": process.parent, "Uid": process.uid, "Mode": process.policy.mode,
+        "Pid": process.sandbox.pid if process.sandbox is not None and process.alive else 0,
+        "Children": " ".join(map(str, sorted(process.children))), "Calls": process.calls, "Denials": process.denials,
+        "Missing": " ".join(kernel.degraded),
+    }
+    if end is not None:
+        rows |= {"Why": end.why.value, "Code": "" if end.code is None else end.code, "Signal": end.signal or "",
+                 "Detail": end.detail, "Rule": end.rule}
+    return _lines(rows)
+
+
+def _limits(process: Process) -> str:
+    limits = process.limits
+    rows = {"MemoryBytes": limits.memory_bytes, "Cpus": limits.cpus, "Pids": limits.pids, "TimeoutS": limits.timeout_s}
+    return _lines({key: "none" if value is None else value for key, value in rows.items()})
+
+
+def _usage(process: Process) -> str:
+    usage = process.usage_now()
+    return _lines({"CpuUs": usage.cpu_us, "MemoryBytes": usage.memory_bytes, "MemoryPeakBytes": usage.memory_peak_bytes,
+                   "Processes": usage.processes, "OomKills": usage.oom_kills, "PidsRefused": usage.pids_refused})
+
+
+def _signals(process: Process) -> str:
+    state = process.signals
+    names = {number: row.name for number, row in signals.BY_NUMBER.items()}
+    handled = [names[n] for n, disposition in sorted(state.dispositions.items()) if disposition == 2]
+    return _lines({"Pending": " ".join(names[n] for n in sorted(state.pending)),
+                   "Masked": " ".join(names[n] for n in signals.members(state.mask)), "Handled": " ".join(handled)})
+
+
+def _ended(process: Process) -> str:
+    end = process.end
+    assert end is not None
+    code = "" if end.code is None else str(end.code)
+    return f"{process.id} {end.why.value} {code or end.signal} {end.status}\n"
+
+
+def _trace(kernel: Kernel, process: Process) -> str:
+    from agentix_kernel.journal import trace
+
+    return "".join(f"{trace.line(record)}\n" for record in trace.last(kernel.journal, TRACE_RECORDS, process.id))
+
+
+def _signal(kernel: Kernel, process: Process, who: Who, data: bytes) -> None:
+    """`echo STOP > signal`: judged now, done after the write was answered, or a self-stopper would never freeze."""
+    try:
+        row = signals.from_user(data.decode("ascii", "replace"))
+    except signals.SignalNameError as error:
+        raise CallError(errno.EINVAL, str(error)) from None
+    if not process.alive:
+        raise CallError(errno.ESRCH, f"agent {process.id} has ended")
+    if who.uid != 0 and (who.agent != process.id or row.operator_only):
+        raise CallError(errno.EPERM, f"{row.name} to agent {process.id}: not yours to send")
+
+    async def later() -> None:
+        await trio.lowlevel.checkpoint()
+        if process.alive:
+            sender = f"agent {who.agent}" if who.agent else "root"
+            delivery.send(kernel, process, row.number, who.agent, f"written to proc/signal by {sender}")
+            kernel.flush()
+
+    kernel.start(later)

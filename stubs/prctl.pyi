@@ -3,6 +3,8 @@
 from typing import Final
 
 CAP_LAST_CAP: Final[int]
+ALL_CAPS: Final[tuple[int, ...]]
+ALL_FLAGS: Final[tuple[int, ...]]
 
 class Capset:
     def drop(self, *caps: int | str) -> None: ...
@@ -12,6 +14,7 @@ cap_effective: Final[Capset]
 cap_inheritable: Final[Capset]
 cap_permitted: Final[Capset]
 
+def set_caps(*changes: tuple[tuple[int, ...], tuple[int, ...], bool]) -> None: ...
 def capbset_drop(cap: int, /) -> int: ...
 def capbset_read(cap: int, /) -> bool: ...
 def get_child_subreaper() -> int: ...

@@ -1,0 +1,37 @@
+"""The kernel's side of seccomp user notification: each refused call is answered EPERM and told.
+
+Never SECCOMP_USER_NOTIF_FLAG_CONTINUE: an agent can change what a pointer leads to after we looked. Layouts:
+linux/seccomp.h.
+"""
+
+import errno
+import fcntl
+import struct
+from collections.abc import Mapping
+from typing import Final
+
+from agentix_kernel.world import DeniedCall
+
+_RECEIVE, _SEND = 0xC0502100, 0xC0182101
+_NOTIFICATION: Final = struct.Struct("=QIIiIQ6Q")
+"""id, pid, flags; then seccomp_data: number, architecture, instruction pointer, six arguments."""
+_RESPONSE: Final = struct.Struct("=QqiI")
+
+
+def answer_one(fd: int, notified: Mapping[int, tuple[str, bool]]) -> DeniedCall | None:
+    """Take the call that waits, answer EPERM. None when its caller is gone already."""
+    notification = bytearray(_NOTIFICATION.size)  # all zero, or Linux answers EINVAL
+    try:
+        fcntl.ioctl(fd, _RECEIVE, notification)
+    except OSError as error:
+        if error.errno in (errno.ENOENT, errno.EINTR):
+            return None
+        raise
+    identity, pid, _, number, *_ = _NOTIFICATION.unpack(notification)
+    name, fatal = notified.get(number, (f"call {number}", False))
+    try:
+        fcntl.ioctl(fd, _SEND, _RESPONSE.pack(identity, 0, -errno.EPERM, 0))
+    except OSError as error:
+        if error.errno != errno.ENOENT:  # killed since
+            raise
+    return DeniedCall(name, pid, fatal)

@@ -1,0 +1,219 @@
+"""Makes sandboxes: world.Sandboxes on Linux."""
+
+import errno
+import os
+import socket
+from collections.abc import Callable
+from typing import Any, Final
+
+import trio
+from attrs import define, field
+
+from agentix_kernel.cgroups import Cgroups, Group
+from agentix_kernel.confine import filter as call_filter
+from agentix_kernel.confine import linux, messages, template
+from agentix_kernel.confine.attendant import Attendant
+from agentix_kernel.confine.sandbox import LinuxSandbox
+from agentix_kernel.confine.zygotes import Profile, Zygotes
+from agentix_kernel.world import Bind, Confined, LaunchError, Sandbox, Watch
+
+PRELOAD: Final = ("agentix.init", "agentix.libc")
+LAUNCH_DEADLINE_S: Final = 30.0
+LANDLOCK_SCOPES_ABI: Final = 6
+"""From this version on, agents in one empty network namespace cannot meet on abstract sockets."""
+LANDLOCK_KNOWN_ABI: Final = 7
+SOCKET: Final = "/run/agentix/kernel.sock"
+_TMP_MAX_BYTES: Final = 256 << 20
+_BINDS_MAX: Final = 150
+
+
+@define(eq=False)
+class LinuxSandboxes:
+    """See world.Sandboxes.
+
+    `mountpoint`: where the agents' trees are mounted; `sockets_dir`: every `Confined.socket_dir` is below it.
+    `before_kill(uid)`: called before and during every kill, so that the tree answers that agent's waiting requests
+    with EINTR. `own_netns`: None takes one each where Landlock is too old to part agents in a shared one.
+    `preload`: modules that the agents' interpreter has imported already; the first must be agentix.init.
+
+    Boot: `start_spawner()` from the main thread, then `run` in a nursery, then `launch`.
+    """
+
+    cgroups: Cgroups
+    mountpoint: str | None = field(default=None, kw_only=True)
+    sockets_dir: str | None = field(default=None, kw_only=True)
+    before_kill: Callable[[int], None] = field(default=lambda _uid: None, kw_only=True)
+    landlock: bool = field(default=True, kw_only=True)
+    own_netns: bool | None = field(default=None, kw_only=True)
+    preload: tuple[str, ...] = field(default=PRELOAD, kw_only=True)
+    zygotes: Zygotes = field(init=False)
+    landlock_abi: int = field(init=False)
+    _attendant: Attendant = field(factory=Attendant, init=False)
+    _living: dict[str, LinuxSandbox] = field(factory=dict, init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self.landlock_abi = min(linux.landlock_abi(), LANDLOCK_KNOWN_ABI) if self.landlock else 0
+        if self.own_netns is None:
+            self.own_netns = self.landlock_abi < LANDLOCK_SCOPES_ABI
+        self.zygotes = Zygotes(self.mountpoint, self.sockets_dir, self.landlock_abi, self._attendant)
+
+    def start_spawner(self) -> None:
+        """From the main thread, before there are others. Compiles the seccomp filter, too (80 ms)."""
+        call_filter.build()
+        self.zygotes.start_spawner()
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Attend to all sandboxes, until cancelled."""
+        await self._attendant.run(task_status=task_status)
+
+    async def warm(self) -> None:
+        """Make the zygote now that the first launch would make. Raises LaunchError."""
+        await self.zygotes.zygote(self._profile())
+
+    async def launch(self, what: Confined, watch: Watch) -> Sandbox:
+        """See world.Sandboxes. Cancelled: nothing is left."""
+        check(what, self.sockets_dir)
+        mounts: list[tuple[bool, int]] = []
+        try:
+            for bind in what.binds:
+                mounts.append(await self.zygotes.mount(bind, what.uid))
+            # A zygote that dies with our message unread has done nothing: once more, with a new one.
+            sandbox = await self._try_launch(what, watch, mounts) or await self._try_launch(what, watch, mounts)
+        finally:
+            messages.close_all([fd for _, fd in mounts])
+        if sandbox is None:
+            raise LaunchError(errno.EAGAIN, "zygote", "ended twice while it was asked")
+        return sandbox
+
+    def verify(self, sandbox: Sandbox) -> list[dict[str, Any]]:
+        raise NotImplementedError
+
+    async def aclose(self) -> None:
+        """After the last sandbox: end the zygotes and the spawner."""
+        await self.zygotes.aclose()
+
+    def _profile(self) -> Profile:
+        return Profile(self.preload, bool(self.own_netns))
+
+    async def _try_launch(self, what: Confined, watch: Watch, mounts: list[tuple[bool, int]]) -> Sandbox | None:
+        """None when the zygote was lost before it did anything."""
+        profile = self._profile()
+        zygote = await self.zygotes.zygote(profile)
+        group = self._group(what)
+        ours, theirs = messages.pair()
+        sandbox = LinuxSandbox(what, group, watch, ours, self._attendant, call_filter.build().notified,
+                               self.before_kill)
+        sandbox.attend()
+        try:
+            with theirs:
+                heard = await _order(zygote, _spec(what, self.sockets_dir, mounts), _descriptors(
+                    what, group, theirs.fileno(), [fd for _, fd in mounts]))
+            with trio.move_on_after(LAUNCH_DEADLINE_S):
+                if heard and await sandbox.started():
+                    self._living[what.tag] = sandbox
+                    return sandbox
+                self.zygotes.forget(profile, zygote)
+                await sandbox.abort()
+                return None
+            raise LaunchError(errno.ETIMEDOUT, "child", f"did not run within {LAUNCH_DEADLINE_S:.0f} s")
+        except BaseException:
+            await sandbox.abort()
+            raise
+
+    def _group(self, what: Confined) -> Group:
+        """Raises LaunchError at "cgroup"."""
+        for tag in [tag for tag, sandbox in self._living.items() if sandbox.closed]:
+            del self._living[tag]
+        parent = None
+        if what.parent is not None:
+            if what.parent not in self._living:
+                raise LaunchError(errno.ESRCH, "cgroup", f"{what.parent} is not running")
+            parent = self._living[what.parent].group
+        try:
+            return self.cgroups.create(what.tag, what.limits, parent)
+        except OSError as error:
+            raise LaunchError(error.errno or errno.EIO, "cgroup", str(error)) from error
+
+
+async def _order(zygote: socket.socket, spec: dict[str, Any], fds: list[tuple[str, int]]) -> bool:
+    """Ask a zygote for a clone; False when it is gone. What is large goes through a memfd."""
+    body = messages.pack(spec)
+    memory_fd = messages.in_memory(body) if len(body) > messages.INLINE_MAX_BYTES // 2 else -1
+    if memory_fd >= 0:
+        fds.append(("spec", memory_fd))
+    message = {"names": [name for name, _ in fds], "spec": body if memory_fd < 0 else None}
+    try:
+        while True:
+            try:
+                messages.send(zygote, message, [fd for _, fd in fds])
+            except BlockingIOError:
+                await trio.lowlevel.wait_writable(zygote)
+            else:
+                return True
+    except (BrokenPipeError, ConnectionResetError, trio.ClosedResourceError):
+        return False
+    finally:
+        if memory_fd >= 0:
+            os.close(memory_fd)
+
+
+def _descriptors(what: Confined, group: Group, leash_fd: int, mount_fds: list[int]) -> list[tuple[str, int]]:
+    """What the zygote is handed, by role."""
+    stdio = (("stdin", what.stdin_fd), ("stdout", what.stdout_fd), ("stderr", what.stderr_fd))
+    return [("leash", leash_fd), *(("cgroup", fd) for fd in (group.cgroup_fd,) if fd >= 0),
+            *(("tasks", fd) for fd in group.tasks_fds), *((name, fd) for name, fd in stdio if fd >= 0),
+            *(("bind", fd) for fd in mount_fds)]
+
+
+def _spec(what: Confined, sockets_dir: str | None, mounts: list[tuple[bool, int]]) -> dict[str, Any]:
+    """What the child reads: see child.Job and agentix.init."""
+    home = f"/agent/{what.tree}" if what.tree else "/tmp"
+    memory = what.limits.memory_bytes or 2 * _TMP_MAX_BYTES
+    binds = [(bind.target, directory, bind.writable) for bind, (directory, _) in zip(what.binds, mounts, strict=True)]
+    return {
+        "uid": what.uid, "hostname": what.hostname, "home": home, "tree": what.tree, "binds": binds,
+        "name": f"agent {what.tag}", "tmp_bytes": min(memory // 2, _TMP_MAX_BYTES),
+        "sockets": os.path.relpath(what.socket_dir, sockets_dir) if what.socket_dir and sockets_dir else None,
+        "kind": what.kind, "argv": what.argv, "source": what.source, "env": environment(what, home),
+        "cwd": what.cwd or (f"{home}/mem/working" if what.tree else home),
+    }
+
+
+def environment(what: Confined, home: str) -> dict[str, str]:
+    """All of an agent's environment: nothing of ours gets in."""
+    env = {"PATH": "/usr/local/bin:/usr/bin:/bin", "HOME": home, "LANG": "C.UTF-8", "USER": "agent",
+           "AGENTIX_ID": what.tag.partition(".")[0]}
+    if what.socket_dir:
+        env["AGENTIX_SOCKET"] = SOCKET
+    if what.tree:
+        env["AGENTIX_TREE"] = home
+    return {**env, **what.env}
+
+
+def check(what: Confined, sockets_dir: str | None) -> None:
+    """Refuse what cannot be confined, before anything is made. Raises LaunchError."""
+    assert what.uid > 0, "an agent is never root"
+    assert what.tree is None or os.path.basename(what.tree) == what.tree not in ("", ".", ".."), "a name, not a path"
+    if what.socket_dir and (not sockets_dir or not template.within(what.socket_dir, sockets_dir)):
+        raise LaunchError(errno.EINVAL, "tree", f"{what.socket_dir} is not below {sockets_dir}")
+    if what.kind not in ("script", "module", "exec") or not what.argv or (what.kind == "script") != (
+            what.source is not None):
+        raise LaunchError(errno.EINVAL, "exec", f"a {what.kind} wants argv, and a script its source")
+    if len(what.binds) > _BINDS_MAX:
+        raise LaunchError(errno.E2BIG, "bind", f"{len(what.binds)} binds; {_BINDS_MAX} at most")
+    targets: list[str] = []
+    for bind in what.binds:
+        _check_target(bind, targets)
+        targets.append(bind.target)
+
+
+def _check_target(bind: Bind, others: list[str]) -> None:
+    target, what = bind.target, f"cannot bind {bind.source} at {bind.target}"
+    if not target.startswith("/") or os.path.normpath(target) != target or target.startswith("//") or "\0" in target:
+        raise LaunchError(errno.EINVAL, "bind", f"{what}: not an absolute path without '.' and '..'")
+    for ours in template.taken():
+        if template.within(ours, target) or (template.within(target, ours) and ours != "/tmp"):
+            raise LaunchError(errno.EINVAL, "bind", f"{what}: {ours} is the sandbox's own; choose another target")
+    for other in others:
+        if template.within(target, other) or template.within(other, target):
+            raise LaunchError(errno.EINVAL, "bind", f"{what}: it overlaps {other}, which is bound too")

@@ -1,0 +1,149 @@
+"""A zygote: an interpreter with modules preloaded, in a template root, that clones agents on demand.
+
+Started as `python -I -m agentix_kernel.confine.zygote FD`; FD is its SOCK_SEQPACKET channel to agentd. The first
+message is the profile; then each is a launch. One thread, no secrets, and private memory counts: every page that it
+writes later is a page for each agent. All agents of one zygote share the seed of hash(); random numbers are reseeded.
+The idea of a zygote is Android's; cloning straight into a cgroup and all namespaces, clone3(2)'s.
+"""
+
+import contextlib
+import errno
+import gc
+import importlib
+import os
+import resource
+import signal
+import socket
+import sys
+from typing import Any, Final
+
+from agentix_kernel.confine import child, leash, linux, messages, privileges, template
+
+DOORBELL: Final = signal.SIGRTMIN + 1
+_NAMESPACES: Final = (linux.CLONE_NEWPID | linux.CLONE_NEWNS | linux.CLONE_NEWIPC | linux.CLONE_NEWUTS
+                      | linux.CLONE_NEWCGROUP)
+_LIMITS: Final = (
+    (resource.RLIMIT_CORE, 0, 0),
+    (resource.RLIMIT_NOFILE, 1024, 4096),
+    (resource.RLIMIT_NPROC, resource.RLIM_INFINITY, resource.RLIM_INFINITY),  # the pids cgroup counts
+    (resource.RLIMIT_FSIZE, resource.RLIM_INFINITY, resource.RLIM_INFINITY),
+    (resource.RLIMIT_MEMLOCK, 64 << 10, 64 << 10),
+    (resource.RLIMIT_MSGQUEUE, 819_200, 819_200),
+    (resource.RLIMIT_NICE, 0, 0),
+    (resource.RLIMIT_RTPRIO, 0, 0),
+)
+INIT_MODULE: Final = "agentix.init"
+
+
+def prepare(profile: dict[str, Any]) -> template.Template:
+    """Do once what every agent needs. Raises OSError or ImportError."""
+    for name in profile["preload"]:
+        importlib.import_module(name)
+    layout = template.build(profile["tree"], profile["sockets"])
+    for what, soft, hard in _LIMITS:
+        _limit(what, soft, hard)
+    os.umask(0o022)
+    # An agent's libc sets its handler later than the first doorbell may ring, and the default is to terminate.
+    signal.signal(DOORBELL, signal.SIG_IGN)
+    sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]  # it is a TextIOWrapper at start
+    privileges.drop_bounding_set()
+    gc.collect()
+    gc.freeze()
+    return layout
+
+
+def _limit(what: int, soft: int, hard: int) -> None:
+    """Lower it; or raise it where agentd may (CAP_SYS_RESOURCE), else leave it as low as it is."""
+    with contextlib.suppress(ValueError):
+        resource.setrlimit(what, (soft, hard))
+
+
+def roles(names: list[str], fds: list[int]) -> dict[str, list[int]]:
+    """Descriptors by what they are for."""
+    found: dict[str, list[int]] = {}
+    for name, fd in zip(names, fds, strict=True):
+        found.setdefault(name, []).append(fd)
+    return found
+
+
+def clone(fds: dict[str, list[int]], *, own_netns: bool) -> int:
+    """Answers the pid, 0 in the child; tells agentd over the leash. Raises OSError."""
+    flags = _NAMESPACES | linux.CLONE_PARENT | (linux.CLONE_NEWNET if own_netns else 0)
+    cgroup_fd = fds.get("cgroup", [-1])[0]
+    try:
+        pid, pidfd = linux.clone(flags, cgroup_fd)
+    except OSError as error:
+        if cgroup_fd < 0 or error.errno not in (errno.EINVAL, errno.EPERM, errno.EOPNOTSUPP):
+            raise
+        fds["procs"] = [os.open("cgroup.procs", os.O_WRONLY | os.O_CLOEXEC, dir_fd=cgroup_fd)]
+        pid, pidfd = linux.clone(flags)
+    if pid:
+        with socket.socket(fileno=os.dup(fds["leash"][0])) as channel:
+            socket.send_fds(channel, [f"{leash.BORN} {pid}".encode()], [pidfd])
+        os.close(pidfd)
+    return pid
+
+
+def complain(leash_fd: int, number: int, stage: str, message: str) -> None:
+    """Tell agentd, if it still listens."""
+    try:
+        os.write(leash_fd, leash.error_line(number, stage, message))
+    except OSError:
+        return
+
+
+def become_agent(message: dict[str, Any], fds: dict[str, list[int]], profile: dict[str, Any],
+                 layout: template.Template) -> None:
+    """In the clone. Comes back (or raises) in the agent alone, when its program has ended."""
+    leash_fd = fds["leash"][0]
+    try:
+        spec = messages.unpack(message["spec"] or messages.read_memory(fds["spec"][0]))
+        job = child.Job(spec, fds, profile, layout)
+        child.confine(job)
+    except child.StageError as failed:
+        complain(leash_fd, *failed.args)
+        os._exit(125)
+    except BaseException as fault:  # ours: nothing of the agent has run, and nothing may run unconfined
+        complain(leash_fd, errno.EIO, "child", repr(fault))
+        os._exit(125)
+    stdio = tuple(fds.get(name, [number])[0] for number, name in enumerate(("stdin", "stdout", "stderr")))
+    sys.modules[INIT_MODULE].main(leash_fd, job.listener, stdio, spec, lambda: privileges.dumpable(True))
+
+
+def serve(channel: socket.socket, profile: dict[str, Any], layout: template.Template) -> bool:
+    """Clone one agent for each message until agentd is gone. True in the agent, when its program has ended."""
+    while (received := messages.receive(channel)) is not None:
+        message, all_fds = received
+        fds = roles(message["names"], all_fds)
+        try:
+            pid = clone(fds, own_netns=profile["own_netns"])
+        except OSError as error:
+            complain(fds["leash"][0], error.errno or errno.EIO, "clone", str(error.strerror))
+            pid = -1
+        if pid == 0:
+            os.close(channel.detach())
+            become_agent(message, fds, profile, layout)
+            return True
+        messages.close_all(all_fds + fds.get("procs", []))
+    return False
+
+
+def main() -> None:
+    channel = socket.socket(fileno=int(sys.argv[1]))
+    channel.set_inheritable(False)
+    received = messages.receive(channel)
+    if received is None:
+        return
+    profile = received[0]
+    try:
+        layout = prepare(profile)
+    except Exception as error:  # a preloaded module may raise anything, and the operator must read it
+        number = errno.ENOENT if isinstance(error, ImportError) else getattr(error, "errno", None) or errno.EIO
+        messages.send(channel, {"error": number, "message": f"{type(error).__name__}: {error}"})
+        return
+    messages.send(channel, {"error": 0})
+    serve(channel, profile, layout)
+
+
+if __name__ == "__main__":
+    main()

@@ -71,7 +71,7 @@ def text(value: Any) -> str:
         raise BadArgument(f"wants text, got {kind(value)}")
     if "\0" in value:
         raise BadArgument("text holds a NUL byte")
-    if len(value.encode()) > TEXT_MAX_BYTES:
+    if len(_utf8(value)) > TEXT_MAX_BYTES:
         raise BadArgument(f"text is over {TEXT_MAX_BYTES} bytes", "E2BIG")
     return value
 
@@ -79,7 +79,7 @@ def text(value: Any) -> str:
 def path(value: Any) -> bytes:
     """A path as bytes: text (UTF-8) or bytes, no NUL, each name at most 255 bytes, the whole at most 4,095."""
     if type(value) is str:
-        raw = value.encode()
+        raw = _utf8(value)
     elif type(value) is bytes:
         raw = value
     else:
@@ -137,7 +137,7 @@ def environ(value: Any) -> dict[str, str]:
     for name, content in given.items():
         if type(name) is not str or not name or "=" in name or "\0" in name:
             raise BadArgument(f"{name!r} is not a name of an environment variable")
-        result[name] = _word(content)
+        result[_word(name)] = _word(content)
     return result
 
 
@@ -159,11 +159,19 @@ def optional(inner: Callable[[Any], Any]) -> Callable[[Any], Any]:
     return read
 
 
+def _utf8(value: str) -> bytes:
+    """Half a surrogate pair is text to Python and to nobody else."""
+    try:
+        return value.encode()
+    except UnicodeEncodeError:
+        raise BadArgument("text is not Unicode: it holds half a surrogate pair") from None
+
+
 def _word(value: Any) -> str:
     if type(value) is not str:
         raise BadArgument(f"wants text, got {kind(value)}")
     if "\0" in value:
         raise BadArgument("text holds a NUL byte")
-    if len(value) > ARGV_MAX_BYTES:
+    if len(_utf8(value)) > ARGV_MAX_BYTES:
         raise BadArgument(f"text is over {ARGV_MAX_BYTES} bytes", "E2BIG")
     return value

@@ -1,0 +1,71 @@
+"""Options of a spawn: read, bounded and refused by name."""
+
+import errno
+
+import pytest
+import strategies
+from hypothesis import given
+from hypothesis import strategies as st
+
+from agentix_syscalls import errors, spawn
+from agentix_syscalls.errors import CallError
+from agentix_syscalls.spawn import parse_options
+
+GOOD = {
+    "name": "worker-1.a_b", "source": b"pass", "env": {"A": "b"}, "cwd": "/tmp", "memory_bytes": 16 << 20, "cpus": 0.5,
+    "pids": 3, "timeout_s": 1, "deny": ("OPEN:/secret",), "mode": "strict", "spawn_max": 0,
+}
+
+
+def test_every_option_is_read() -> None:
+    assert parse_options(GOOD, by_agent=True) == GOOD
+    assert set(spawn.BY_NAME) - set(GOOD) == {"binds"}
+    assert parse_options({}, by_agent=False) == {}
+
+
+@pytest.mark.parametrize(("key", "value"), [
+    ("name", ""), ("name", "1abc"), ("name", "a/b"), ("name", "a" * 64), ("name", "a\n"), ("name", b"abc"),
+    ("cwd", "relative"), ("memory_bytes", (16 << 20) - 1), ("memory_bytes", 1.5), ("cpus", 0), ("cpus", "1"),
+    ("pids", 2), ("pids", 4_000_001), ("timeout_s", 0), ("timeout_s", None), ("deny", "OPEN"), ("mode", "lax"),
+    ("spawn_max", -1), ("env", {"A": 1}), ("source", "text"),
+])
+def test_refused_by_name(key: str, value: object) -> None:
+    with pytest.raises(CallError, match=f"spawn: {key}: ") as caught:
+        parse_options({key: value}, by_agent=False)
+    assert caught.value.number == errno.EINVAL
+
+
+def test_unknown_options_are_refused_with_the_known_ones() -> None:
+    with pytest.raises(CallError) as caught:
+        parse_options({"root": True}, by_agent=False)
+    assert caught.value.number == errno.EINVAL
+    assert "memory_bytes" in caught.value.remedy
+
+
+def test_agents_may_not_ask_for_binds() -> None:
+    with pytest.raises(CallError) as caught:
+        parse_options({"binds": []}, by_agent=True)
+    assert caught.value.number == errno.EPERM
+    assert parse_options({"binds": []}, by_agent=False) == {"binds": []}
+
+
+def test_names_are_bounded_exactly() -> None:
+    assert parse_options({"name": "a" * 63}, by_agent=True) == {"name": "a" * 63}
+
+
+@given(raw=st.dictionaries(st.sampled_from(sorted(spawn.BY_NAME)) | st.text(max_size=8), strategies.values, max_size=4),
+       by_agent=st.booleans())
+def test_parsing_is_total(raw: dict[str, object], by_agent: bool) -> None:
+    try:
+        checked = parse_options(raw, by_agent=by_agent)
+    except CallError as refused:
+        assert refused.number in errors.BY_NUMBER
+        assert refused.message.startswith("spawn: ")
+    else:
+        assert checked.keys() == raw.keys() <= spawn.BY_NAME.keys()
+
+
+def test_everything_that_limits_is_inherited() -> None:
+    """A child never has more than its parent: each option that bounds or widens is marked."""
+    free = {option.name for option in spawn.OPTIONS if not option.inherited}
+    assert free == {"name", "source", "env", "cwd"}

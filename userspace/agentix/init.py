@@ -126,17 +126,25 @@ def _look_after(agent: int, leash: int, listener: int, told: int, *, waiting: bo
     null = os.open(os.devnull, os.O_RDWR)
     for number in (0, 1, 2):
         os.dup2(null, number)
-    signal.signal(signal.SIGTERM, lambda *_: os._exit(128 + signal.SIGTERM))
+    signal.signal(signal.SIGTERM, _terminated)
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     wake_read, wake_write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
     signal.set_wakeup_fd(wake_write, warn_on_full_buffer=False)
-    signal.signal(signal.SIGCHLD, lambda *_: None)  # for the wake-up alone
+    signal.signal(signal.SIGCHLD, _nothing)  # for the wake-up alone
     channel = socket.socket(fileno=leash)
     _introduce(channel, agent, listener, waiting=waiting)
     _close_others(leash, told, wake_read, wake_write)
     if waiting:
         _await_start(channel, told)
     _reap(channel, agent, wake_read)
+
+
+def _terminated(_signal: int, _frame: types.FrameType | None) -> None:
+    os._exit(128 + signal.SIGTERM)
+
+
+def _nothing(_signal: int, _frame: types.FrameType | None) -> None:
+    """A signal must have a handler for the wake-up descriptor to be written."""
 
 
 def _introduce(channel: socket.socket, agent: int, listener: int, *, waiting: bool) -> None:

@@ -17,7 +17,7 @@ Handler = Callable[[int], None]
 @define(eq=False)
 class Attendant:
     _epoll: select.epoll = field(factory=select.epoll)
-    _handlers: dict[int, Handler] = field(factory=dict)
+    _handlers: dict[int, Handler] = field(factory=dict[int, Handler])
 
     def add(self, fd: int, handler: Handler) -> None:
         """Call `handler(events)` in the task of `run` whenever `fd` is readable or hung up, until `drop`."""

@@ -1,5 +1,6 @@
 """From the table of refused system calls to a BPF program, by libseccomp. Used by agentd alone: importing pyseccomp
-costs 80 ms, and the children load the finished bytes."""
+costs 80 ms, and the children load the finished bytes.
+"""
 
 import errno
 import functools
@@ -25,7 +26,7 @@ class Filter:
 @functools.cache
 def build() -> Filter:
     """For this machine's architecture; any other (i386, x32) kills the process. Raises OSError, ImportError."""
-    import pyseccomp  # pyright: ignore[reportMissingTypeStubs] - ships none; heavy, and not for who only imports us
+    import pyseccomp  # heavy, and not for who only imports us
 
     made = pyseccomp.SyscallFilter(pyseccomp.ALLOW)
     made.set_attr(pyseccomp.Attr.ACT_BADARCH, pyseccomp.KILL_PROCESS)

@@ -48,7 +48,7 @@ def _checked(result: int, what: str = "") -> int:
     return result
 
 
-def _call(number: int, *args: "int | bytes | None | ctypes._Pointer[Any] | Any", what: str = "") -> int:
+def _call(number: int, *args: Any, what: str = "") -> int:
     """Integers go as longs: ctypes would pass 32 bits of them."""
     wide = [ctypes.c_long(arg) if isinstance(arg, int) else arg for arg in args]
     return _checked(_syscall(ctypes.c_long(number), *wide), what)

@@ -9,10 +9,11 @@ import os
 import socket
 from typing import Any, Final
 
-import msgpack  # pyright: ignore[reportMissingTypeStubs]
+import msgpack
 
 INLINE_MAX_BYTES: Final = 64 << 10
 _RECEIVE_BYTES: Final = INLINE_MAX_BYTES + 4096
+_packer: Final = msgpack.Packer(unicode_errors="surrogateescape")
 FDS_MAX: Final = 200
 """Below SCM_MAX_FD (253)."""
 _SEALS: Final = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
@@ -24,7 +25,7 @@ def pair() -> tuple[socket.socket, socket.socket]:
 
 def pack(value: Any) -> bytes:
     """With surrogateescape: paths, arguments and variables are bytes to Linux."""
-    return bytes(msgpack.packb(value, unicode_errors="surrogateescape"))
+    return _packer.pack(value)
 
 
 def unpack(data: bytes) -> Any:

@@ -50,6 +50,8 @@ class LinuxSandbox:
     _usage: Usage = field(factory=Usage)
     _told: trio.Event = field(factory=trio.Event)
     """Launching is over: it runs, it failed, or the leash is gone."""
+    _born: trio.Event = field(factory=trio.Event)
+    """The init is known, or there will be none."""
     _ending: trio.Event = field(factory=trio.Event)
     _gone: trio.Event = field(factory=trio.Event)
     """The init is reaped, or was never born."""
@@ -80,6 +82,7 @@ class LinuxSandbox:
             case [leash.BORN, pid] if len(fds) == 1:
                 self._init_pid, self._init_pidfd = int(pid), fds.pop()
                 self._attendant.add(self._init_pidfd, self._on_init)
+                self._born.set()
             case [leash.AGENT, state] if len(fds) == 2 and self._agent_pidfd < 0:
                 self._meet_agent(*fds)
                 fds.clear()
@@ -106,6 +109,7 @@ class LinuxSandbox:
         self._attendant.drop(self._leash.fileno())
         self._leash.close()
         self._told.set()
+        self._born.set()
         if self._init_pidfd < 0:
             self._gone.set()
 
@@ -147,9 +151,12 @@ class LinuxSandbox:
 
     # For LinuxSandboxes.
 
-    async def started(self) -> bool:
+    async def started(self, deadline_s: float) -> bool:
         """Until it runs. False: the zygote was lost before it was born. Raises LaunchError."""
-        await self._told.wait()
+        with trio.move_on_after(deadline_s) as scope:
+            await self._told.wait()
+        if scope.cancelled_caught:
+            raise LaunchError(errno.ETIMEDOUT, "child", f"did not run within {deadline_s:.0f} s")
         if self._error is None and not self._ready and self._init_pidfd < 0:
             return False
         if self._error is None and not self._ready:
@@ -164,8 +171,7 @@ class LinuxSandbox:
         with trio.CancelScope(shield=True):
             # A zygote that has the message may be about to clone: only its word, or its end, says what there is.
             with trio.move_on_after(KILL_DEADLINE_S):
-                while self._init_pidfd < 0 and not self._gone.is_set():
-                    await trio.sleep(0.001)
+                await self._born.wait()
             await self.kill()
             await self.aclose()
 

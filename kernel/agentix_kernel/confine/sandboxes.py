@@ -49,7 +49,7 @@ class LinuxSandboxes:
     zygotes: Zygotes = field(init=False)
     landlock_abi: int = field(init=False)
     _attendant: Attendant = field(factory=Attendant, init=False)
-    _living: dict[str, LinuxSandbox] = field(factory=dict, init=False)
+    _living: dict[str, LinuxSandbox] = field(factory=dict[str, LinuxSandbox], init=False)
 
     def __attrs_post_init__(self) -> None:
         self.landlock_abi = min(linux.landlock_abi(), LANDLOCK_KNOWN_ABI) if self.landlock else 0
@@ -76,7 +76,7 @@ class LinuxSandboxes:
         mounts: list[tuple[bool, int]] = []
         try:
             for bind in what.binds:
-                mounts.append(await self.zygotes.mount(bind, what.uid))
+                mounts.append(await self.zygotes.mount(bind, what.uid))  # noqa: PERF401 - closed when the next fails
             # A zygote that dies with our message unread has done nothing: once more, with a new one.
             sandbox = await self._try_launch(what, watch, mounts) or await self._try_launch(what, watch, mounts)
         finally:
@@ -108,17 +108,15 @@ class LinuxSandboxes:
             with theirs:
                 heard = await _order(zygote, _spec(what, self.sockets_dir, mounts), _descriptors(
                     what, group, theirs.fileno(), [fd for _, fd in mounts]))
-            with trio.move_on_after(LAUNCH_DEADLINE_S):
-                if heard and await sandbox.started():
-                    self._living[what.tag] = sandbox
-                    return sandbox
+            if not heard or not await sandbox.started(LAUNCH_DEADLINE_S):
                 self.zygotes.forget(profile, zygote)
                 await sandbox.abort()
                 return None
-            raise LaunchError(errno.ETIMEDOUT, "child", f"did not run within {LAUNCH_DEADLINE_S:.0f} s")
         except BaseException:
             await sandbox.abort()
             raise
+        self._living[what.tag] = sandbox
+        return sandbox
 
     def _group(self, what: Confined) -> Group:
         """Raises LaunchError at "cgroup"."""
@@ -147,7 +145,7 @@ async def _order(zygote: socket.socket, spec: dict[str, Any], fds: list[tuple[st
             try:
                 messages.send(zygote, message, [fd for _, fd in fds])
             except BlockingIOError:
-                await trio.lowlevel.wait_writable(zygote)
+                await trio.lowlevel.wait_writable(zygote.fileno())
             else:
                 return True
     except (BrokenPipeError, ConnectionResetError, trio.ClosedResourceError):

@@ -12,7 +12,7 @@ import signal
 import socket
 import stat
 import sys
-from collections.abc import Iterator
+from collections.abc import Generator
 from typing import Any, Final
 
 from agentix_kernel.confine import linux, messages
@@ -20,7 +20,7 @@ from agentix_kernel.confine import linux, messages
 _CLOSED: Final = os.devnull
 
 
-class Refused(Exception):
+class RefusedError(Exception):
     """An answer that explains an errno."""
 
     def __init__(self, number: int, message: str) -> None:
@@ -46,7 +46,7 @@ def make_mount(request: dict[str, Any], fds: list[int]) -> tuple[dict[str, Any],
     status = os.fstat(fds[0])
     source = request["source"]
     if not stat.S_ISDIR(status.st_mode) and not stat.S_ISREG(status.st_mode):
-        raise Refused(errno.EINVAL, f"{source} is neither a folder nor a regular file")
+        raise RefusedError(errno.EINVAL, f"{source} is neither a folder nor a regular file")
     flags = linux.AT_EMPTY_PATH | linux.AT_RECURSIVE | linux.OPEN_TREE_CLONE
     mount_fd = linux.open_tree(fds[0], "", flags)
     quiet = linux.MOUNT_ATTR_NOSUID | linux.MOUNT_ATTR_NODEV
@@ -67,13 +67,13 @@ def _map_owner(mount_fd: int, attributes: int, status: os.stat_result, uid: int,
         try:
             linux.mount_setattr(mount_fd, attributes, recursive=True, userns_fd=userns_fd)
         except OSError as error:
-            raise Refused(error.errno or errno.EIO,
+            raise RefusedError(error.errno or errno.EIO,
                           f"{source} cannot be bound writable: its file system takes no mapped owners"
                           f" ({error.strerror}); bind it read-only, or move it to ext4, xfs, btrfs or tmpfs") from error
 
 
 @contextlib.contextmanager
-def _user_namespace(uid_map: str, gid_map: str) -> Iterator[int]:
+def _user_namespace(uid_map: str, gid_map: str) -> Generator[int]:
     """A descriptor of a new user namespace with these maps: made in a child, which then has done its duty."""
     ready_read, ready_write = os.pipe()
     pid = os.fork()
@@ -88,7 +88,7 @@ def _user_namespace(uid_map: str, gid_map: str) -> Iterator[int]:
     userns_fd = -1
     try:
         if os.read(ready_read, 1) != b"1":
-            raise Refused(errno.EOPNOTSUPP, "no user namespace can be made, so no folder can be bound writable;"
+            raise RefusedError(errno.EOPNOTSUPP, "no user namespace can be made, so no folder can be bound writable;"
                                             " see user.max_user_namespaces")
         for name, content in (("uid_map", uid_map), ("gid_map", gid_map)):
             with open(f"/proc/{pid}/{name}", "w", encoding="ascii") as file:
@@ -110,7 +110,7 @@ def answer(channel: socket.socket, request: dict[str, Any], fds: list[int]) -> N
     out: list[int] = []
     try:
         reply, out = _REQUESTS[request["do"]](request, fds)
-    except Refused as refused:
+    except RefusedError as refused:
         reply = {"error": refused.args[0], "message": refused.args[1]}
     except OSError as error:
         reply = {"error": error.errno or errno.EIO, "message": f"{request['do']}: {error.strerror}"}

@@ -42,8 +42,8 @@ class Zygotes:
     _requests: int = 0
     _asking: trio.Lock = field(factory=trio.Lock)
     _making: trio.Lock = field(factory=trio.Lock)
-    _zygotes: dict[Profile, socket.socket] = field(factory=dict)
-    pids: dict[Profile, int] = field(factory=dict)
+    _zygotes: dict[Profile, socket.socket] = field(factory=dict[Profile, socket.socket])
+    pids: dict[Profile, int] = field(factory=dict[Profile, int])
 
     def start_spawner(self) -> None:
         """Blocks for a fork, no longer. In the main thread: what it makes dies with the thread that made it."""
@@ -100,11 +100,7 @@ class Zygotes:
                 request = {"do": "zygote", "own_netns": profile.own_netns, "executable": profile.executable}
                 reply, fds = await self._ask(request, [theirs.fileno()], "zygote")
             self._attendant.add(fds[0], functools.partial(self._reap, profile, ours, fds[0]))
-            ready = await _receive(ours)
-            if ready is None:
-                raise LaunchError(errno.EIO, "zygote", "ended while it started")
-            if ready[0]["error"]:
-                raise LaunchError(ready[0]["error"], "zygote", ready[0]["message"])
+            await _started(ours)
         except BaseException:
             ours.close()
             raise
@@ -163,7 +159,16 @@ async def _receive(channel: socket.socket) -> tuple[dict[str, Any], list[int]] |
         try:
             return messages.receive(channel)
         except BlockingIOError:
-            await trio.lowlevel.wait_readable(channel)
+            await trio.lowlevel.wait_readable(channel.fileno())
+
+
+async def _started(zygote: socket.socket) -> None:
+    """Its first message says whether it could prepare itself. Raises LaunchError."""
+    received = await _receive(zygote)
+    if received is None:
+        raise LaunchError(errno.EIO, "zygote", "ended while it started")
+    if received[0]["error"]:
+        raise LaunchError(received[0]["error"], "zygote", received[0]["message"])
 
 
 async def _ended(process: "subprocess.Popen[bytes]") -> None:

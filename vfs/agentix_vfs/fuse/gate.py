@@ -1,0 +1,39 @@
+"""How whoever owns the mount judges and records what comes through it."""
+
+from typing import Protocol
+
+from agentix_vfs.who import Who
+
+
+class Gate(Protocol):
+    """Asked for every caller but uid 0. `path` is from the agent's root, as Tree.canonical gives it.
+
+    `call` is a name of the call table. An open asks OPEN, then READ and WRITE as it wants them, TRUNCATE with O_TRUNC;
+    a lookup, like stat, asks STAT; RENAME is asked for both names, and for both names of a hard link besides READ and
+    WRITE of the old one; WRITE stands for creating a node and for changing attributes.
+    """
+
+    def who(self, uid: int, gid: int, pid: int) -> Who: ...
+
+    def check(self, who: Who, call: str, agent: int, path: bytes) -> None:
+        """Raises CallError to deny."""
+        ...
+
+    def record(self, who: Who, operation: str, agent: int, path: bytes, error: int) -> None:
+        """`operation` was done (error 0) or failed with this errno, before it is answered.
+
+        open, create, mknod, mkdir, symlink, link, unlink, rmdir, rename, truncate, setattr; and what was denied.
+        """
+        ...
+
+
+class OpenGate:
+    """Lets everything pass and records nothing: the tree's own rules are all there is."""
+
+    def who(self, uid: int, gid: int, pid: int) -> Who:
+        del pid
+        return Who(uid, gid)
+
+    def check(self, who: Who, call: str, agent: int, path: bytes) -> None: ...
+
+    def record(self, who: Who, operation: str, agent: int, path: bytes, error: int) -> None: ...

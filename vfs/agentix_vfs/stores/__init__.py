@@ -1,0 +1,1 @@
+"""Stores: where the nodes of a mount live. The contract is `agentix_vfs.nodes.Store`."""

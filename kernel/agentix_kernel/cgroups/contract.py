@@ -28,7 +28,7 @@ class Group(Protocol):
         ...
     @property
     def oom_fd(self) -> int:
-        """Readable when the out-of-memory killer may have acted; -1 where a group has no memory limit of its own.
+        """Readable when memory ran out and the out-of-memory killer acts; -1 in a group without a memory limit.
 
         `usage` answers what happened in `oom_kills`, and makes the descriptor quiet again. Not every wake-up is a
         kill: v2 tells of every event of memory.events, and v1 wakes a last time when the group is removed.

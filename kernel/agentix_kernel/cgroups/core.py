@@ -1,5 +1,6 @@
 """Freeze, kill and membership by cgroup v2, which needs no controller: its core files are in every directory."""
 
+import math
 import os
 import select
 from collections.abc import Callable
@@ -18,11 +19,11 @@ class UnifiedCore:
     path: str
     fd: int
     tasks_fds: tuple[int, ...] = ()
-    _freezing: set[trio.CancelScope] = field(factory=set)
+    _freezing: set[trio.CancelScope] = field(factory=set[trio.CancelScope])
 
     async def freeze(self) -> None:
         """Freeze by cgroup.freeze: cannot be undone from inside, and the frozen still die of a SIGKILL."""
-        with trio.CancelScope() as scope:
+        with trio.move_on_after(math.inf) as scope:
             self._freezing.add(scope)
             try:
                 with kernfs.unless_gone():

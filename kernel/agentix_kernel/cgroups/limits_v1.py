@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping
 from typing import Final
 
-from attrs import define, frozen
+from attrs import define, field, frozen
 
 from agentix_kernel.cgroups import kernfs
 from agentix_kernel.cgroups.contract import Bounds
@@ -27,6 +27,7 @@ class V1Bounds:
     tag: str
     tasks_fds: tuple[int, ...] = ()
     oom_fd: int = -1
+    _ran_out: bool = field(default=False, init=False)
 
     def set(self, limits: Limits) -> None:
         if "memory" in self.trees:
@@ -43,14 +44,11 @@ class V1Bounds:
                 self._write("cpu", "cpu.cfs_quota_us", -1)
 
     def usage(self) -> Usage:
-        if self.oom_fd >= 0:
-            with contextlib.suppress(BlockingIOError):
-                os.eventfd_read(self.oom_fd)
         return Usage(
             cpu_us=self._number("cpuacct", "cpuacct.usage") // 1000,
             memory_bytes=self._number("memory", "memory.usage_in_bytes"),
             memory_peak_bytes=self._number("memory", "memory.max_usage_in_bytes"),
-            oom_kills=self._keyed("memory", "memory.oom_control").get("oom_kill", 0),
+            oom_kills=self._oom_kills(),
             pids_refused=self._keyed("pids", "pids.events").get("max", 0),
         )
 
@@ -92,6 +90,19 @@ class V1Bounds:
             kernfs.write_at(tree, f"{self.tag}/cgroup.event_control", f"{self.oom_fd} {control_fd}")
         finally:
             os.close(control_fd)
+
+    def _oom_kills(self) -> int:
+        """How many were killed; at least 1 once we were told, for the kernel tells before it kills and counts.
+
+        Also makes `oom_fd` quiet. A last wake-up, when the group is removed, means nothing.
+        """
+        told = False
+        if self.oom_fd >= 0:
+            with contextlib.suppress(BlockingIOError):
+                told = os.eventfd_read(self.oom_fd) > 0
+        control = self._keyed("memory", "memory.oom_control")
+        self._ran_out = self._ran_out or (told and bool(control))
+        return max(control.get("oom_kill", 0), int(self._ran_out))
 
     def _write(self, controller: str, name: str, value: object) -> None:
         kernfs.write_at(self.trees[controller], f"{self.tag}/{name}", value)

@@ -20,7 +20,7 @@ LONG_FUNCTIONS: dict[str, int] = {}
 
 ROOM_BANNED = re.compile(r"(utils?|helpers?|common|misc|managers?|enhanced_.*|v\d+)\Z")
 # Spelled in two parts, so that this file does not find itself.
-MARKERS = re.compile("TO" + "DO|FIX" + r"ME|\bXX" + r"X\b", re.IGNORECASE)
+MARKERS = re.compile(r"\b(TO" + r"DO|FIX" + r"ME|XX" + r"X)\b")
 WORKPLACES = re.compile(r"(?<![\w.])/(wo" + r"rk|fa" + r"rm|opt/ag" + r"x)/")
 
 

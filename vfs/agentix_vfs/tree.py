@@ -1,12 +1,12 @@
 """The tree of all agents, and its door for system calls. FUSE is the other door (fuse/); both change the same inodes.
 
-    /agent                     0750 root:group; below it by-name/<name> -> ../<id>, and for each agent
-    /agent/<id>                2750 <uid>:group
-        mem/working/           RAM within a quota, gone with the agent or the kernel
-        mem/episodic/          append-only, durable
-        state/                 durable
-        policy/ ipc/           read-only
-        proc/                  synthetic
+/agent                     0750 root:group; below it by-name/<name> -> ../<id>, and for each agent
+/agent/<id>                2750 <uid>:group
+mem/working/           RAM within a quota, gone with the agent or the kernel
+mem/episodic/          append-only, durable
+state/                 durable
+policy/ ipc/           read-only
+proc/                  synthetic
 """
 
 import errno
@@ -23,7 +23,8 @@ from agentix_syscalls.errors import CallError
 from agentix_vfs.handles import Handle, wants_read, wants_write
 from agentix_vfs.inodes import Inodes
 from agentix_vfs.nodes import Attributes, Directory, Mount, Node, Rule, Store, Symlink, child_path, path_of, shown
-from agentix_vfs.stores.host import Descriptors, HostStore, erase_folder
+from agentix_vfs.stores.descriptors import Descriptors
+from agentix_vfs.stores.host import HostStore, erase_folder
 from agentix_vfs.stores.ram import Quota, RamStore
 from agentix_vfs.synthetic import Entry
 from agentix_vfs.walk import Place, walk
@@ -65,7 +66,7 @@ class Tree:
     """Told of nodes that system calls changed and Linux may have cached; the mount sets it."""
     removed: Callable[[Directory, bytes], None] | None = field(init=False, default=None)
     """Told of names in fixed folders that are gone; the mount sets it."""
-    _agents: dict[int, _Agent] = field(init=False, factory=lambda: {})
+    _agents: dict[int, _Agent] = field(init=False, factory=dict[int, _Agent])
     _by_name: Directory = field(init=False)
     _skeleton: RamStore = field(init=False)
     _descriptors: Descriptors = field(init=False, factory=Descriptors)
@@ -123,6 +124,9 @@ class Tree:
         if self.removed is not None:
             self.removed(self.root, b"%d" % agent)
 
+    def has(self, agent: int) -> bool:
+        return agent in self._agents
+
     def root_of(self, agent: int) -> Directory:
         return self._agent(agent)
 
@@ -173,7 +177,7 @@ class Tree:
     # The door for system calls
 
     def open(self, who: Who, path: bytes, flags: int, mode: int = 0o644) -> Handle:
-        """As open(2); `flags` are those of the call table (else EINVAL). New files are the caller's."""
+        """Open or make a file. `flags` are those of the call table (else EINVAL). New files are the caller's."""
         if flags & ~OPEN_FLAGS or flags & O_ACCMODE == O_ACCMODE:
             raise CallError(errno.EINVAL, f"open: unknown flags {flags & ~OPEN_FLAGS:#o}")
         fresh_only = flags & (O_CREAT | O_EXCL) == O_CREAT | O_EXCL
@@ -249,12 +253,13 @@ class Tree:
         self.inodes.truncate(node, size)
         self._changed(node)
 
-    def canonical(self, agent: int, path: bytes) -> bytes:
+    def canonical(self, agent: int, path: bytes, *, follow: bool = True) -> bytes:
         """The path from the agent's root after ".", ".." and symbolic links, as rules know it: b"/mem/working/x".
 
-        What the last part names may be missing; a symbolic link there is followed. No mode bits are asked.
+        What the last part names may be missing; a symbolic link there is followed unless the call would not. No mode
+        bits are asked.
         """
-        place = walk(_ROOT, self._agent(agent), path, follow=True)
+        place = walk(_ROOT, self._agent(agent), path, follow=follow)
         return path_of(place.parent) if place.name == b"." else child_path(place.parent, place.name)
 
     def _find(self, who: Who, path: bytes, *, follow: bool = True) -> Node:

@@ -171,7 +171,7 @@ def build(machine: Machine, journal: Journal, boot: int) -> Kernel:
     """The kernel with its tree and its agents of old."""
     config = machine.config
     assert machine.uids is not None
-    tree = Tree(config.agents_dir, group=server.group_id(config.group) or 0, quota_bytes=config.working_bytes,
+    tree = Tree(config.state_dir, group=server.group_id(config.group) or 0, quota_bytes=config.working_bytes,
                 quota_inodes=config.working_files)
     registry = Registry(config.agents_dir, machine.uids.first)
     sandboxes = LinuxSandboxes(

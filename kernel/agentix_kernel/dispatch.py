@@ -19,6 +19,8 @@ from agentix_syscalls import calls, records, wire
 from agentix_syscalls.calls import Call
 from agentix_syscalls.errors import CallError
 
+NAMES_A_LINK: Final = frozenset({"UNLINK", "RENAME", "MKDIR"})
+"""Calls about the last name of a path itself, even when it is a symbolic link."""
 NOTED_BYTES: Final = 256
 """Values longer than this are told by their size in the record."""
 
@@ -148,10 +150,11 @@ def judge(kernel: Kernel, process: Process, call: Call, path_at: tuple[int, ...]
         about = [(name, kernel.tree.canonical(process.id, path)) for name, path in about if path is not None]
     elif policy.guards(call.name):
         if path_at:
-            about = [(call.name, kernel.tree.canonical(process.id, args[at])) for at in path_at]
+            follow = call.name not in NAMES_A_LINK
+            about = [(call.name, kernel.tree.canonical(process.id, args[at], follow=follow)) for at in path_at]
         else:
-            handle = process.handles.get(args[0]) if call.name in {"READ", "WRITE"} else None
-            about = [(call.name, handle.path if handle is not None else None)]
+            file = process.handles.get(args[0]) if call.name in {"READ", "WRITE"} else None
+            about = [(call.name, file.path if file is not None else None)]
     for name, path in about:
         decision = policy.decide(name, path)
         if not decision.allowed:

@@ -8,7 +8,7 @@ from attrs import frozen
 from agentix_kernel.kernel import Kernel
 from agentix_syscalls import records
 from agentix_syscalls.errors import CallError
-from agentix_vfs.tree import Who
+from agentix_vfs.who import Who
 
 UNRECORDED: Final = frozenset({"STAT", "READDIR"})
 

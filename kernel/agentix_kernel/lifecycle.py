@@ -136,7 +136,8 @@ def forget(kernel: Kernel, process: Process) -> None:
     """Remove a dead agent: its tree, log, name, and its uid with its files."""
     assert not process.alive
     kernel.table.remove(process)
-    kernel.tree.remove(process.id)
+    if kernel.tree.has(process.id):
+        kernel.tree.remove(process.id)
     kernel.registry.forget(process)
 
 
@@ -206,14 +207,14 @@ async def _bury(kernel: Kernel, process: Process, ended: Ended) -> None:
     for session in list(process.sessions):
         session.cancel_all()
     if not await sandbox.kill():
-        end = evolve(end, why=Why.UNKILLABLE, detail="the Linux kernel says that something of it is still alive; " + end.detail)
+        end = evolve(end, why=Why.UNKILLABLE, detail=f"something of it is still alive, says Linux; {end.detail}")
         kernel.record(records.LIMIT, process, verdict=records.FAILED, data=("kill", end.detail))
     process.usage = sandbox.usage()
     await sandbox.aclose()
     if kernel.doors:
         kernel.doors.close(process)
-    for handle in process.handles.values():
-        handle.close()
+    for file in process.handles.values():
+        file.handle.close()
     process.handles.clear()
     _close_accounts(kernel, process, end)
     await kernel.settle(kernel.record(

@@ -16,7 +16,7 @@ from agentix_syscalls.errors import CallError
 if TYPE_CHECKING:
     from agentix_kernel.dispatch import Session
     from agentix_kernel.logs import AgentLog
-    from agentix_vfs.tree import Handle
+    from agentix_vfs.handles import Handle
 
 
 class State(enum.Enum):
@@ -82,6 +82,21 @@ class Command:
 
 
 @define(eq=False)
+class OpenFile:
+    """What a handle's number stands for: an open file of the tree, and where the next READ or WRITE begins."""
+
+    handle: "Handle"
+    position: int = 0
+
+    @property
+    def path(self) -> bytes:
+        """Where the file is now, from the agent's root."""
+        from agentix_vfs.nodes import path_of
+
+        return path_of(self.handle.node)
+
+
+@define(eq=False)
 class Process:
     """One agent. Owned by the kernel's task; whatever changes it wakes `changed`."""
 
@@ -102,7 +117,7 @@ class Process:
     signals: SignalState = field(factory=SignalState)
     children: set[int] = field(factory=set)
     spawned: int = 0
-    handles: "dict[int, Handle]" = field(factory=dict)
+    handles: dict[int, OpenFile] = field(factory=dict)
     sessions: "set[Session]" = field(factory=set)
     log: "AgentLog | None" = None
     calls: int = 0

@@ -4,10 +4,10 @@ import errno
 from typing import Any, Final
 
 from agentix_kernel.kernel import Kernel
-from agentix_kernel.process import Process
+from agentix_kernel.process import OpenFile, Process
 from agentix_syscalls import calls
 from agentix_syscalls.errors import CallError
-from agentix_vfs.tree import Handle, Who
+from agentix_vfs.who import Who
 
 FIRST_HANDLE: Final = 3
 """0 to 2 are stdin, stdout and stderr in everybody's fingers, so no handle has these numbers."""
@@ -17,7 +17,7 @@ def who(process: Process) -> Who:
     return Who(process.uid, process.uid, process.id)
 
 
-def handle_of(process: Process, fd: int) -> Handle:
+def file_of(process: Process, fd: int) -> OpenFile:
     found = process.handles.get(fd)
     if found is None:
         raise CallError(errno.EBADF, f"handle {fd} is not open")
@@ -36,63 +36,59 @@ def open_(kernel: Kernel, process: Process, path: bytes, flags: int, mode: int) 
     fd = FIRST_HANDLE
     while fd in handles:
         fd += 1
-    handles[fd] = handle
+    handles[fd] = OpenFile(handle)
     return fd
 
 
 def close(kernel: Kernel, process: Process, fd: int) -> None:
     del kernel
-    handle = handle_of(process, fd)
+    file = file_of(process, fd)
     del process.handles[fd]
-    handle.close()
+    file.handle.close()
 
 
 def read(kernel: Kernel, process: Process, fd: int, count: int, offset: int) -> bytes:
     del kernel
     if count > calls.READ_MAX_BYTES:
         raise CallError(errno.EINVAL, f"READ: count {count} is over {calls.READ_MAX_BYTES}")
-    handle = process.handles.get(fd)
-    if handle is None:
-        raise CallError(errno.EBADF, f"handle {fd} is not open")
+    file = file_of(process, fd)
     if offset < 0:
         if offset != calls.CURRENT:
             raise CallError(errno.EINVAL, f"READ: offset {offset} is negative")
-        data = handle.read(count, handle.position)
-        handle.position += len(data)
+        data = file.handle.read(count, file.position)
+        file.position += len(data)
         return data
-    return handle.read(count, offset)
+    return file.handle.read(count, offset)
 
 
 def write(kernel: Kernel, process: Process, fd: int, data: bytes, offset: int) -> int:
     del kernel
-    handle = process.handles.get(fd)
-    if handle is None:
-        raise CallError(errno.EBADF, f"handle {fd} is not open")
+    file = file_of(process, fd)
     if offset < 0:
         if offset != calls.CURRENT:
             raise CallError(errno.EINVAL, f"WRITE: offset {offset} is negative")
-        append = bool(handle.flags & calls.O_APPEND)
-        count = handle.write(data, handle.position, append=append)
-        handle.position = handle.size() if append else handle.position + count
+        append = bool(file.handle.flags & calls.O_APPEND)
+        count = file.handle.write(data, file.position, append=append)
+        file.position = file.handle.size if append else file.position + count
         return count
-    return handle.write(data, offset)
+    return file.handle.write(data, offset)
 
 
 def seek(kernel: Kernel, process: Process, fd: int, offset: int, whence: int) -> int:
     del kernel
-    handle = handle_of(process, fd)
+    file = file_of(process, fd)
     match whence:
         case 0:
             position = offset
         case 1:
-            position = handle.position + offset
+            position = file.position + offset
         case 2:
-            position = handle.size() + offset
+            position = file.handle.size + offset
         case _:
             raise CallError(errno.EINVAL, f"SEEK: whence {whence} is none of 0, 1 and 2")
     if position < 0:
         raise CallError(errno.EINVAL, f"SEEK: position {position} is before the start")
-    handle.position = position
+    file.position = position
     return position
 
 
@@ -134,4 +130,4 @@ def truncate(kernel: Kernel, process: Process, path: bytes, size: int) -> None:
 
 def sync(kernel: Kernel, process: Process, fd: int) -> None:
     del kernel
-    handle_of(process, fd).sync()
+    file_of(process, fd).handle.sync()

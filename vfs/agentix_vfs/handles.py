@@ -15,8 +15,8 @@ from agentix_vfs.synthetic import Growing, Synthetic, Waiting
 from agentix_vfs.who import Who
 
 
-def _ignore(node: Node) -> None:
-    """Nobody to tell."""
+def tell_nobody(node: Node) -> None:
+    """For handles of the mount: Linux knows what it did itself."""
 
 
 def wants_read(flags: int) -> bool:
@@ -39,7 +39,7 @@ class Handle:
     flags: int
     who: Who
     closed: Callable[[Node], None]
-    changed: Callable[[Node], None] = _ignore
+    changed: Callable[[Node], None] = tell_nobody
     readable: bool = field(init=False)
     writable: bool = field(init=False)
     blocks: bool = field(init=False, default=False)
@@ -56,12 +56,15 @@ class Handle:
         return self.node.size
 
     def read(self, count: int, offset: int) -> bytes:
+        del count, offset
         raise CallError(errno.EISDIR, f"{shown(self.node)}: is a directory")
 
     def write(self, data: bytes, offset: int, *, append: bool = False) -> int:
-        raise CallError(errno.EBADF, f"{shown(self.node)}: not open for writing")
+        del data, offset, append
+        raise self._refuse("writing")
 
     def truncate(self, size: int) -> None:
+        del size
         raise CallError(errno.EINVAL, f"{shown(self.node)}: cannot be truncated")
 
     def sync(self) -> None:

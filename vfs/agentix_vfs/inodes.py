@@ -11,10 +11,18 @@ from typing import Final
 
 from attrs import define, field
 
-from agentix_syscalls.calls import O_ACCMODE, O_APPEND, O_RDONLY, O_TRUNC, RENAME_EXCHANGE, RENAME_NOREPLACE
+from agentix_syscalls.calls import O_APPEND, O_TRUNC, RENAME_EXCHANGE, RENAME_NOREPLACE
 from agentix_syscalls.errors import CallError
-from agentix_vfs.handles import (DirectoryHandle, FileHandle, GrowingHandle, Handle, SyntheticHandle, WaitingHandle,
-                                 wants_write)
+from agentix_vfs.handles import (
+    DirectoryHandle,
+    FileHandle,
+    GrowingHandle,
+    Handle,
+    SyntheticHandle,
+    WaitingHandle,
+    tell_nobody,
+    wants_write,
+)
 from agentix_vfs.nodes import Directory, File, Mount, Node, Rule, Special, Symlink, SyntheticFile, child_path, shown
 from agentix_vfs.synthetic import Entry, Growing, Synthetic
 from agentix_vfs.who import Who
@@ -22,7 +30,7 @@ from agentix_vfs.who import Who
 LINK_MAX: Final = 1024
 """Names of one file at most: its places are kept in a list."""
 FILE_MAX_BYTES: Final = 1 << 40
-_KINDS: Final = {stat.S_IFREG: File, stat.S_IFDIR: Directory, stat.S_IFLNK: Symlink,
+_KINDS: Final[dict[int, type[Node]]] = {stat.S_IFREG: File, stat.S_IFDIR: Directory, stat.S_IFLNK: Symlink,
                  stat.S_IFIFO: Special, stat.S_IFSOCK: Special}
 
 
@@ -184,14 +192,13 @@ class Inodes:
 
     # Content and attributes
 
-    def open(self, who: Who, node: Node, flags: int, changed: Callable[[Node], None] | None = None, *,
+    def open(self, who: Who, node: Node, flags: int, changed: Callable[[Node], None] = tell_nobody, *,
              fresh: bool = False) -> Handle:
         """An open file or directory. `fresh`: just created by this open, so rules for old content do not bind."""
         if wants_write(flags) or flags & O_TRUNC:
             self._check_write(node, flags, fresh=fresh)
-        told = (lambda _: None) if changed is None else changed
         if isinstance(node, File):
-            return self._open_file(who, node, flags, told, fresh=fresh)
+            return self._open_file(who, node, flags, changed, fresh=fresh)
         if isinstance(node, Directory):
             return DirectoryHandle(node, flags, who, self.closed)
         if not isinstance(node, SyntheticFile):
@@ -306,7 +313,7 @@ class Inodes:
             raise CallError(errno.EPERM, f"{shown(node)}: times are part of an append-only file")
 
     def _check_bits(self, who: Who, node: Node, mode: int, name: bytes | None = None) -> None:
-        """setuid and setgid bits are root's to give; on a directory setgid only hands the group down."""
+        """Setuid and setgid bits are root's to give; on a directory setgid only hands the group down."""
         special = stat.S_ISUID if stat.S_ISDIR(mode) else stat.S_ISUID | stat.S_ISGID
         if who.uid and mode & special:
             raise CallError(errno.EPERM, f"{shown(node, name)}: setuid and setgid bits are not allowed here")
@@ -334,5 +341,3 @@ def _check_outside(node: Node, folder: Directory) -> None:
             return
         folder = folder.parent
 
-
-assert O_RDONLY == 0 and O_ACCMODE == 3, "flags of OPEN are Linux's"

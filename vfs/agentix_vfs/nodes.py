@@ -118,7 +118,7 @@ class Node:
     atime_ns: int
     mtime_ns: int
     ctime_ns: int
-    names: "list[tuple[Directory, bytes]]" = field(factory=lambda: [])
+    names: "list[tuple[Directory, bytes]]" = field(factory=list["tuple[Directory, bytes]"])
     opens: int = 0
     cached: bool = False
     """Linux may hold its attributes or pages: a change that did not come through the mount must be told."""
@@ -163,7 +163,7 @@ class File(Node):
 class Directory(Node):
     """`top`: an agent's root, or the root of all: ".." ends there. `fixed`: can be neither renamed nor removed."""
 
-    entries: dict[bytes, Node] = field(factory=lambda: {})
+    entries: dict[bytes, Node] = field(factory=dict[bytes, Node])
     top: bool = False
     fixed: bool = False
     subdirectories: int = 0

@@ -25,7 +25,7 @@ class Who:
 
 
 def permits(who: Who, node: "Node", wanted: int) -> bool:
-    """Whether the mode bits of `node` give `who` all of `wanted` (READ | WRITE | SEARCH). The most specific class decides."""
+    """Whether the mode bits give `who` all of `wanted` (READ | WRITE | SEARCH). The most specific class decides."""
     if who.uid == 0:
         return True
     if who.uid == node.uid:

@@ -22,7 +22,7 @@ class Blocked:
 
     hand_over: Callable[[], None]
     limit: int
-    _scopes: dict[int, set[trio.CancelScope]] = field(init=False, factory=lambda: {})
+    _scopes: dict[int, set[trio.CancelScope]] = field(init=False, factory=dict[int, set[trio.CancelScope]])
 
     async def wait(self, handle: Handle) -> None:
         """Until a read of the handle would not block. EINTR when interrupted, EAGAIN when too many wait already."""

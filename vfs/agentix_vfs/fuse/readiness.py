@@ -22,10 +22,11 @@ WORKERS: Final = 256
 """Tasks of pyfuse3; each blocked request holds one. It starts one more at each of the first requests."""
 BLOCKED_MAX: Final = 192
 _KNOWN_VERSIONS: Final = ("3.4.", "3.5.")
+_HOOK: Final = "_wait_fuse_readable"
 
 
 def replaceable() -> bool:
-    return pyfuse3.__version__.startswith(_KNOWN_VERSIONS) and hasattr(pyfuse3, "_wait_fuse_readable")
+    return pyfuse3.__version__.startswith(_KNOWN_VERSIONS) and hasattr(pyfuse3, _HOOK)
 
 
 @define(eq=False)
@@ -85,10 +86,10 @@ class Readiness:
 
 def install(readiness: Readiness) -> Callable[[], None]:
     """Make pyfuse3 wait by `readiness`; the function that undoes it."""
-    stock: Callable[[], Awaitable[bool]] = pyfuse3._wait_fuse_readable  # type: ignore[attr-defined]  # pyright: ignore
-    pyfuse3._wait_fuse_readable = readiness.wait  # type: ignore[attr-defined]  # pyright: ignore
+    stock: Callable[[], Awaitable[bool]] = getattr(pyfuse3, _HOOK)
+    setattr(pyfuse3, _HOOK, readiness.wait)
 
     def undo() -> None:
-        pyfuse3._wait_fuse_readable = stock  # type: ignore[attr-defined]  # pyright: ignore
+        setattr(pyfuse3, _HOOK, stock)
 
     return undo

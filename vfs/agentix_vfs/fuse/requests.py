@@ -7,10 +7,11 @@ ENOSYS once for the whole mount: Linux would otherwise ask for one before every 
 import errno
 import os
 import stat
-from collections.abc import Callable, Coroutine, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager, suppress
 from functools import wraps
 from traceback import format_exc
+from types import CoroutineType
 from typing import Any, Concatenate, Final, ParamSpec, TypeVar
 
 import pyfuse3
@@ -34,8 +35,10 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 
-def request(
-        handler: "Callable[Concatenate[Requests, P], R]") -> "Callable[Concatenate[Requests, P], Coroutine[Any, Any, R]]":
+Handler = Callable[Concatenate["Requests", P], R]
+
+
+def request(handler: Handler[P, R]) -> "Callable[Concatenate[Requests, P], CoroutineType[Any, Any, R]]":
     """A handler as pyfuse3 wants it; whatever it raises becomes an errno, so that the session never ends by it."""
 
     @wraps(handler)
@@ -45,7 +48,7 @@ def request(
         except Exception as error:
             raise self.failed(handler.__name__, error) from None
 
-    return guarded
+    return guarded  # type: ignore[return-value]  # an async function's calls are of this type
 
 
 @define(eq=False)
@@ -61,7 +64,7 @@ class Listing:
     """An open directory: its entries as they were when reading began at the start."""
 
     folder: Directory
-    entries: list[tuple[bytes, Node]] = field(factory=lambda: [])
+    entries: list[tuple[bytes, Node]] = field(factory=list[tuple[bytes, Node]])
 
 
 @define(eq=False)
@@ -72,9 +75,9 @@ class Requests(pyfuse3.Operations):
     gate: Gate
     on_fault: Callable[[str, str], None]
     blocked: Blocked
-    _known: dict[int, Known] = field(init=False, factory=lambda: {})
-    _handles: dict[int, Handle] = field(init=False, factory=lambda: {})
-    _listings: dict[int, Listing] = field(init=False, factory=lambda: {})
+    _known: dict[int, Known] = field(init=False, factory=dict[int, Any])
+    _handles: dict[int, Handle] = field(init=False, factory=dict[int, Any])
+    _listings: dict[int, Listing] = field(init=False, factory=dict[int, Any])
     _last_handle: int = field(init=False, default=0)
 
     supports_dot_lookup = False
@@ -94,10 +97,8 @@ class Requests(pyfuse3.Operations):
             return error
         if isinstance(error, CallError):
             return FUSEError(error.number)
-        try:
+        with suppress(Exception):  # a fault in reporting a fault must not end the session
             self.on_fault(where, format_exc())
-        except Exception:
-            pass  # a fault in reporting a fault must not end the session
         return FUSEError(errno.EIO)
 
     # Names
@@ -273,7 +274,8 @@ class Requests(pyfuse3.Operations):
     def _opened(self, handle: Handle) -> FileInfo:
         self._last_handle += 1
         self._handles[self._last_handle] = handle
-        return FileInfo(fh=pyfuse3.FileHandleT(self._last_handle), direct_io=handle.direct, keep_cache=not handle.direct)
+        fh = pyfuse3.FileHandleT(self._last_handle)
+        return FileInfo(fh=fh, direct_io=handle.direct, keep_cache=not handle.direct)
 
     def _handle(self, fh: int) -> Handle:
         handle = self._handles.get(fh)
@@ -361,7 +363,8 @@ class Requests(pyfuse3.Operations):
             raise
 
     @contextmanager
-    def _act(self, ctx: pyfuse3.RequestContext, operation: str, *asked: tuple[str, Directory, bytes]) -> Iterator[Who]:
+    def _act(self, ctx: pyfuse3.RequestContext, operation: str,
+             *asked: tuple[str, Directory, bytes]) -> Generator[Who, None, None]:
         """Check, do, record: the path recorded is the one denied, or else the first."""
         who = self._who(ctx)
         if who.uid == 0:
@@ -400,7 +403,7 @@ def _entry(node: Node) -> EntryAttributes:
     """Attributes as Linux gets them, and how long it may trust them."""
     entry = EntryAttributes()
     made = isinstance(node, SyntheticFile)
-    if made:
+    if isinstance(node, SyntheticFile):
         node.refresh()
     fixed = made or (isinstance(node, Directory) and node.fixed)
     entry.entry_timeout = FIXED_TIMEOUT_S if fixed else 0

@@ -10,7 +10,7 @@ content   as long as modification time and size stay (Linux compares them when i
 import errno
 import os
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from functools import partial
 from typing import Final
@@ -43,8 +43,8 @@ class FuseServer:
     """How requests are waited for; None where pyfuse3's own way is used."""
     _blocked: Blocked = field(init=False)
     _requests: Requests = field(init=False)
-    _stale: list[Callable[[], None]] = field(init=False, factory=lambda: [])
-    _stale_inodes: set[int] = field(init=False, factory=lambda: set[int]())
+    _stale: list[Callable[[], None]] = field(init=False, factory=list[Callable[[], None]])
+    _stale_inodes: set[int] = field(init=False, factory=set[int])
     _work: trio.Event = field(init=False, factory=trio.Event)
 
     def __attrs_post_init__(self) -> None:
@@ -73,7 +73,7 @@ class FuseServer:
         return self._blocked.interrupt(agent)
 
     @contextmanager
-    def _session(self, mountpoint: str) -> Iterator[None]:
+    def _session(self, mountpoint: str) -> Generator[None, None, None]:
         if _serving:
             raise OSError(errno.EBUSY, f"this process serves a mount already; {mountpoint} needs a process of its own")
         path = os.path.realpath(mountpoint)
@@ -156,7 +156,8 @@ def _mount(path: str) -> int:
         linux.mount("agentix", path, "fuse.agentix", _FLAGS, data)
     except OSError as error:
         os.close(descriptor)
-        raise OSError(error.errno, f"cannot mount {path}: {error.strerror}; mounting needs root (CAP_SYS_ADMIN)") from error
+        remedy = "mounting needs root (CAP_SYS_ADMIN)"
+        raise OSError(error.errno, f"cannot mount {path}: {error.strerror}; {remedy}") from error
     return descriptor
 
 

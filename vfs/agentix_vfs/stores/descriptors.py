@@ -21,7 +21,7 @@ class Descriptors:
     """An LRU of descriptors by inode number. A descriptor is good until the next call that may open another."""
 
     limit: int = 256
-    _open: OrderedDict[int, int] = field(init=False, factory=lambda: OrderedDict[int, int]())
+    _open: OrderedDict[int, int] = field(init=False, factory=OrderedDict[int, int])
 
     def __len__(self) -> int:
         return len(self._open)

@@ -9,15 +9,15 @@ import errno
 import itertools
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from typing import Final, Protocol
 
 from attrs import define, field
 
 from agentix_syscalls.errors import CallError
-from agentix_vfs.nodes import Directory, File, Mount, Node, Symlink, shown
 from agentix_vfs.linux import exchange
+from agentix_vfs.nodes import Directory, File, Mount, Node, Symlink, shown
 from agentix_vfs.stores.descriptors import FILE_FLAGS, FOLDER_FLAGS, Descriptors
 from agentix_vfs.stores.ram import Quota
 
@@ -32,7 +32,7 @@ class Maker(Protocol):
 
 
 @contextmanager
-def _told(node: Node, name: bytes | None = None) -> Iterator[None]:
+def _told(node: Node, name: bytes | None = None) -> Generator[None, None, None]:
     """The host's errors as ours. A file that the host has lost is stale."""
     try:
         yield

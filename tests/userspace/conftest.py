@@ -1,6 +1,7 @@
 """A small kernel in threads that speaks the wire, for tests of clients alone."""
 
 import contextlib
+import errno
 import os
 import queue
 import signal
@@ -12,10 +13,16 @@ from types import GeneratorType
 from typing import Any
 
 import pytest
+from click.testing import CliRunner, Result
 
+from agentix.agentctl import cli
 from agentix.libc import abi, connection, signals
-from agentix_syscalls import wire
+from agentix_syscalls import control, wire
 from agentix_syscalls.errors import CallError
+
+
+def unforeseen(*_args: Any) -> None:
+    raise CallError(errno.ENOSYS, "the test said nothing of this operation")
 
 
 class FakeKernel:
@@ -87,7 +94,7 @@ class FakeKernel:
         self.seen.append((operation, args))
         flags = wire.F_REPLY
         try:
-            result = self.operations[operation](*args)
+            result = self.operations.get(operation, unforeseen)(*args)
             if isinstance(result, GeneratorType):
                 for item in result:
                     made.sendall(wire.frame(operation, flags | wire.F_MORE, user_data, wire.pack(item)))
@@ -114,3 +121,29 @@ def kernel(fake: FakeKernel, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeKe
     signal.signal(abi.DOORBELL, signal.SIG_IGN)
     connection._forget()
     signals._handlers.clear()
+
+
+class Operator:
+    """A fake kernel's control socket, and agentctl run against it in this process."""
+
+    def __init__(self, fake: FakeKernel) -> None:
+        self.fake = fake
+        self.on("hello", {"version": "0", "pid": 1, "prefix": "", "mount": "", "state": "", "boot": "", "root": True})
+
+    def on(self, name: str, answer: Any) -> None:
+        self.fake.on(control.BY_NAME[name].number, answer)
+
+    def calls(self, name: str) -> list[tuple[Any, ...]]:
+        return self.fake.calls(control.BY_NAME[name].number)
+
+    def run(self, *args: str) -> Result:
+        return CliRunner().invoke(cli, list(args))
+
+
+@pytest.fixture
+def operator(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Operator]:
+    (tmp_path / "run").mkdir()
+    monkeypatch.setenv("AGENTIX_PREFIX", str(tmp_path))
+    made = FakeKernel(tmp_path / "run/control.sock")
+    yield Operator(made)
+    made.close()

@@ -22,8 +22,10 @@ def test_each_call_has_its_arguments_accepted_by_the_table(kernel, tmp_path):
     script = tmp_path / "child.py"
     script.write_text("pass")
     answers = {
-        libc.SYS_OPEN: 3, libc.SYS_READ: b"x", libc.SYS_WRITE: 1, libc.SYS_SEEK: 0, libc.SYS_READDIR: [[b"a", 0o100644, 9]],
-        libc.SYS_STAT: [0o100644, 9, 1, 70000, 0, 5, 8, 1_500_000_000, 2, 3], libc.SYS_SPAWN: 6, libc.SYS_GETPID: [5, 2],
+        libc.SYS_OPEN: 3, libc.SYS_READ: b"x", libc.SYS_WRITE: 1, libc.SYS_SEEK: 0,
+        libc.SYS_READDIR: [[b"a", 0o100644, 9]],
+        libc.SYS_STAT: [0o100644, 9, 1, 70000, 0, 5, 8, 1_500_000_000, 2, 3],
+        libc.SYS_SPAWN: 6, libc.SYS_GETPID: [5, 2],
         libc.SYS_WAIT: [6, 0, None, "exit"], libc.SYS_SIGPROCMASK: 0b101, libc.SYS_SIGWAIT: [5, 1, "why"],
         libc.SYS_CHECKPOLICY: [False, "enforce", "rule", "no"], libc.SYS_GETPOLICY: ["strict", ["a"], 2],
         libc.SYS_RUSAGE: [1, 2, 3, 4, 5, 6], libc.SYS_SYSINFO: {"version": "0"}, libc.SYS_EXEC: {"status": 0},

@@ -1,0 +1,422 @@
+"""agentctl against a small kernel: what it asks, what it prints, its exit statuses."""
+
+import errno
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+
+from agentix.agentctl import private
+from agentix.agentctl.cli import VERBS, Which
+from agentix_syscalls import calls, control, signals, spawn
+from agentix_syscalls.errors import CallError
+
+ENDED = {"id": 7, "name": "scout", "state": "dead", "code": 0, "signal": None, "why": "exit", "detail": "", "status": 0}
+ROW = {
+    "id": 7, "life": 1, "name": "scout", "parent": 0, "uid": 70007, "state": "running", "why": "", "code": None,
+    "signal": None, "started_wall_ns": 1, "ended_wall_ns": 90_000_000_001, "cpu_us": 1_500_000,
+    "memory_bytes": 12 << 20, "processes": 3, "calls": 4, "denials": 0, "kind": "module", "argv": ["bot", "a b"],
+    "mode": "enforce", "degraded": [],
+}
+RECORD = {
+    "seq": 12, "wall_ns": 1, "mono_ns": 1, "agent": 7, "life": 1, "kind": 9, "phase": 0, "verdict": 2, "rule": "no-net",
+    "correlation": 3, "data": {"enforcer": "seccomp", "call": "socket", "object": "", "message": "not \x1b[31mallowed"},
+}
+
+
+def fail(number, message="no", **more):
+    def answer(*_args):
+        raise CallError(number, message, **more)
+    return answer
+
+
+def agent_that(operator, *frames, **ended):
+    """A kernel in which the next agent spawned writes `frames` and then ends so."""
+    operator.on("spawn", {"id": 7, "life": 1, "name": "scout", "uid": 70007})
+    operator.on("logs", lambda *_args: (list(frame) for frame in frames))
+    operator.on("wait", {**ENDED, **ended})
+    operator.on("signal", [7])
+    operator.on("rm", 7)
+
+
+@pytest.fixture
+def script(tmp_path):
+    path = tmp_path / "agent.py"
+    path.write_text("print('hello')")
+    return str(path)
+
+
+def test_run(operator, script):
+    agent_that(operator, (1, b"out\xff\n"), (2, b"err\n"), code=3, status=3)
+    result = operator.run("run", "--name", "scout", "--memory", "1G", "--timeout", "5m", "--cpus", ".5", "--pids", "9",
+                          "--deny", "OPEN:/state", "--deny", "EXEC", "--env", "A=b=c", "--env", "HOME", "--mode",
+                          "strict", "--spawn-max", "0", "--rm", script, "--rm", "-m", "x")
+    assert (result.stdout_bytes, result.stderr, result.exit_code) == (b"out\xff\n", "err\n", 3)
+    (kind, argv, options), = operator.calls("spawn")
+    assert (kind, argv) == ("script", (script, "--rm", "-m", "x"))
+    assert options == {
+        "name": "scout", "memory_bytes": 1 << 30, "timeout_s": 300.0, "cpus": 0.5, "pids": 9, "spawn_max": 0,
+        "deny": ("OPEN:/state", "EXEC"), "env": {"A": "b=c", "HOME": os.environ["HOME"]}, "mode": "strict",
+        "source": b"print('hello')"}
+    assert operator.calls("logs") == [(7, True, None)]
+    assert operator.calls("rm") == [(7,)]
+    for name in ("spawn", "logs", "wait", "rm"):
+        control.BY_NAME[name].parse(operator.calls(name)[0])
+
+
+@pytest.mark.parametrize(("words", "kind", "argv"), [
+    (["-m", "bot", "--name", "x"], "module", ("bot", "--name", "x")),
+    (["--name=a", "--", "ls", "-l", "--"], "exec", ("ls", "-l", "--")),
+    (["--rm", "--", "--odd"], "exec", ("--odd",)),
+])
+def test_the_command_ends_the_options(operator, words, kind, argv):
+    agent_that(operator)
+    assert operator.run("run", *words).exit_code == 0
+    assert operator.calls("spawn")[0][:2] == (kind, argv)
+
+
+@pytest.mark.parametrize(("why", "signal_name", "status", "detail"), [
+    ("policy", "SIGPOLICY", 137, "WRITE of /state/x is denied by rule 3"),
+    ("oom", "SIGKILL", 137, "over 512M of memory"),
+    ("signal", "SIGTERM", 143, "ended by SIGTERM"),
+])
+def test_a_violent_end_is_explained(operator, script, why, signal_name, status, detail):
+    agent_that(operator, code=None, signal=signal_name, why=why, status=status, detail=detail)
+    result = operator.run("run", script)
+    assert (result.stderr, result.exit_code) == (f"agentctl: scout: {detail}\n", status)
+
+
+@pytest.mark.parametrize(("number", "status"), [
+    (errno.ENOENT, 127), (errno.ENOEXEC, 126), (errno.EACCES, 126), (errno.EAGAIN, 125), (errno.EEXIST, 125),
+])
+@pytest.mark.parametrize("verb", ["run", "spawn"])
+def test_a_spawn_that_fails(operator, verb, number, status):
+    operator.on("spawn", fail(number, "cannot", rule="r1", remedy="try another"))
+    result = operator.run(verb, "--", "thing")
+    assert (result.stderr, result.exit_code) == ("agentctl: cannot (rule: r1); try another\n", status)
+
+
+def test_scripts_that_cannot_be_run(operator, tmp_path):
+    assert operator.run("run", str(tmp_path / "none.py")).exit_code == 127
+    assert operator.run("run", str(tmp_path)).exit_code == 126
+    shell = tmp_path / "x.sh"
+    shell.write_text("#!/bin/sh\n")
+    result = operator.run("run", str(shell))
+    assert (result.exit_code, "not a Python script" in result.stderr) == (126, True)
+    with open(tmp_path / "big.py", "wb") as big:
+        big.truncate(17 << 20)
+    result = operator.run("run", big.name)
+    assert (result.exit_code, "the most that a request" in result.stderr) == (125, True)
+    assert operator.calls("spawn") == []
+
+
+def test_binds_travel_as_descriptors(operator, script, tmp_path):
+    agent_that(operator)
+    result = operator.run("run", "--bind", f"{tmp_path}:/data", "--bind-ro", f"{script}:/etc/agent.py", script)
+    assert result.exit_code == 0, result.stderr
+    binds = operator.calls("spawn")[0][2]["binds"]
+    assert binds == (("/etc/agent.py", False, script), ("/data", True, str(tmp_path)))
+    assert [os.fstat(fd).st_ino for fd in operator.fake.descriptors] == [os.stat(p).st_ino for p in (script, tmp_path)]
+    assert operator.run("run", "--bind-ro", "/nope:/x", script).exit_code == 125
+    assert operator.run("run", "--bind-ro", "/etc", script).exit_code == 2
+
+
+def test_a_large_script_with_a_bind_arrives_whole(operator, tmp_path):
+    agent_that(operator)
+    big = tmp_path / "big.py"
+    big.write_bytes(b"#" * (8 << 20))
+    assert operator.run("run", "--bind-ro", f"{tmp_path}:/data", str(big)).exit_code == 0
+    assert len(operator.calls("spawn")[0][2]["source"]) == 8 << 20
+
+
+@pytest.mark.parametrize("words", [
+    ["run"], ["run", "-m"],
+    ["run", "--memory", "1Q", "x"], ["run", "--memory", "1M", "x"], ["run", "--timeout", "x", "y"],
+    ["run", "--mode", "lax", "x"], ["run", "--env", "NOT_A_VARIABLE_HERE", "x"], ["run", "--nope", "x"], ["kill"],
+    ["kill", "-8", "7"], ["kill", "-NOPE", "7"], ["nope"], ["logs"], ["logs", "--tail", "-1", "7"],
+])
+def test_a_wrong_command_line_is_one_line_and_2(operator, words):
+    result = operator.run(*words)
+    assert result.exit_code == 2
+    assert result.stderr.count("\n") == 1
+    assert "--help" in result.stderr
+    assert operator.fake.seen == []
+
+
+def test_spawn_prints_the_id(operator, script):
+    agent_that(operator)
+    assert operator.run("spawn", script).stdout == "7\n"
+    assert json.loads(operator.run("spawn", "--json", script).stdout)["uid"] == 70007
+
+
+def test_ps(operator):
+    dead = {**ROW, "id": 12, "name": "", "state": "dead", "why": "policy", "signal": "SIGPOLICY", "kind": "exec",
+            "argv": ["x\x1b]0;owned\a"], "degraded": ["landlock"]}
+    operator.on("ps", [ROW, dead])
+    assert operator.run("ps", "-a").stdout.splitlines() == [
+        "ID  NAME   STATE      CPU    MEM  PIDS    AGE  WHY                                 COMMAND",
+        " 7  scout  running  1.50s  12.0M     3  1m30s  -                                   -m bot 'a b'",
+        ("12  -      dead     1.50s  12.0M     3  1m30s  policy SIGPOLICY; without landlock  "
+         "-- 'x\\x1b]0;owned\\x07'")]
+    assert operator.calls("ps") == [(True,)]
+    assert json.loads(operator.run("ps", "--json").stdout) == [ROW, dead]
+
+
+@pytest.mark.parametrize(("words", "sent"), [
+    (["kill", "7"], (7, signals.SIGTERM, False)), (["kill", "-9", "-g", "scout"], ("scout", signals.SIGKILL, True)),
+    (["kill", "-s", "usr1", "7"], (7, signals.SIGUSR1, False)),
+    (["kill", "-POLICY", "7"], (7, signals.SIGPOLICY, False)),
+    (["stop", "7"], (7, signals.SIGSTOP, False)), (["cont", "-g", "7"], (7, signals.SIGCONT, True)),
+])
+def test_signals_are_sent(operator, words, sent):
+    operator.on("signal", [7])
+    assert operator.run(*words).exit_code == 0
+    assert operator.calls("signal") == [sent]
+
+
+def test_one_that_fails_does_not_keep_the_others(operator):
+    operator.on("signal", lambda agent, *_rest: fail(errno.ESRCH, "no such agent")() if agent == 7 else [agent])
+    result = operator.run("kill", "7", "8")
+    assert (result.exit_code, result.stderr) == (1, "agentctl: 7: no such agent\n")
+    assert len(operator.calls("signal")) == 2
+
+
+def test_wait(operator):
+    operator.on("wait", lambda agent, _timeout: {**ENDED, "status": agent})
+    result = operator.run("wait", "--timeout", "2s", "3", "4", "--json")
+    assert (result.exit_code, [ended["status"] for ended in json.loads(result.stdout)]) == (4, [3, 4])
+    assert 0 < operator.calls("wait")[1][1] <= 2
+    operator.on("wait", fail(errno.ETIMEDOUT, "still there"))
+    assert operator.run("wait", "3").exit_code == 124
+    operator.on("wait", fail(errno.ESRCH, "no such agent"))
+    assert operator.run("wait", "3").exit_code == 125
+
+
+def test_logs(operator):
+    operator.on("logs", lambda *_args: ([n, b"%d\n" % n] for n in (1, 2, 1)))
+    result = operator.run("logs", "-f", "--tail", "3", "scout")
+    assert (result.stdout, result.stderr, operator.calls("logs")) == ("1\n1\n", "2\n", [("scout", True, 3)])
+    operator.on("logs", fail(errno.ESRCH, "no such agent"))
+    assert operator.run("logs", "9").exit_code == 1
+
+
+def test_rm(operator):
+    agent_that(operator)
+    assert operator.run("rm", "7").stdout == "7\n"
+    assert operator.calls("signal") == []
+    assert operator.run("rm", "-f", "7").exit_code == 0
+    assert operator.calls("signal") == [(7, signals.SIGKILL, False)]
+    operator.on("rm", fail(errno.EBUSY, "not dead", remedy="kill it first"))
+    result = operator.run("rm", "7")
+    assert (result.exit_code, result.stderr) == (1, "agentctl: 7: not dead; kill it first\n")
+
+
+def test_trace(operator, monkeypatch):
+    monkeypatch.setenv("TZ", "UTC")
+    time.tzset()
+    boot = {**RECORD, "agent": 0, "kind": "boot", "data": {}}
+    operator.on("trace", lambda *_args: (record for record in [RECORD, boot]))
+    result = operator.run("trace", "--tail", "5", "scout")
+    assert result.stdout.splitlines()[0] == (
+        "00:00:00.000000     12 7.1     denial        denied enforcer=seccomp call=socket "
+        'message="not \\x1b[31mallowed" rule=no-net')
+    assert "kernel  boot" in result.stdout
+    assert operator.calls("trace") == [("scout", False, 5)]
+    first = json.loads(operator.run("trace", "--json").stdout.splitlines()[0])
+    assert (first["kind"], first["verdict"], first["phase"]) == ("denial", "denied", "event")
+
+
+def test_inspect_and_info(operator):
+    for name, words in (("inspect", ["inspect", "7"]), ("info", ["info"])):
+        operator.on(name, {"id": 7, "limits": {"pids": 64}, "text": b"\xff"})
+        assert operator.run(*words).stdout == 'id:     7\nlimits: {"pids": 64}\ntext:   "\\\\xff"\n'
+        assert json.loads(operator.run(*words, "--json").stdout)["limits"] == {"pids": 64}
+
+
+@pytest.mark.parametrize("ok", [True, False])
+def test_verify(operator, ok):
+    layers = [{"layer": "seccomp", "state": "on", "detail": "mode 2"}]
+    operator.on("verify", {"layers": layers, "processes": 2, "ok": ok})
+    result = operator.run("verify", "7")
+    assert result.stdout.splitlines()[1] == "seccomp  on     mode 2"
+    assert result.exit_code == operator.run("verify", "--json", "7").exit_code == (0 if ok else 1)
+
+
+@pytest.mark.parametrize(("state", "required", "accepted", "status"), [
+    ("on", True, False, 0), ("off", True, False, 1), ("off", True, True, 0), ("off", False, False, 0),
+])
+def test_doctor(operator, state, required, accepted, status):
+    operator.on("doctor", [{"layer": "landlock", "state": state, "detail": "ABI 6", "remedy": "boot a newer kernel",
+                            "required": required, "accepted": accepted}])
+    result = operator.run("doctor")
+    assert result.exit_code == operator.run("doctor", "--json").exit_code == status
+    assert "ABI 6; boot a newer kernel" in result.stdout
+
+
+@pytest.mark.parametrize("ok", [True, False])
+def test_audit_verify(operator, ok):
+    problems = [] if ok else [{"segment": "j-1", "offset": 64, "what": "a link does not match"}]
+    operator.on("audit_verify", {"ok": ok, "problems": problems, "text": "12 records"})
+    result = operator.run("audit", "verify")
+    assert result.exit_code == operator.run("audit", "verify", "--json").exit_code == (0 if ok else 1)
+    assert result.stdout == ("" if ok else "j-1:64: a link does not match\n") + "12 records\n"
+
+
+def test_shutdown(operator):
+    operator.on("shutdown", None)
+    assert operator.run("shutdown", "--why", "done").exit_code == 0
+    assert operator.calls("shutdown") == [("done",)]
+
+
+def test_tables_need_no_kernel(operator):
+    listed = json.loads(operator.run("syscalls", "--json").stdout)
+    assert [row["name"] for row in listed] == [call.name for call in calls.CALLS]
+    assert "needs branches" in operator.run("syscalls", "SYS_FORK").stdout
+    assert operator.run("syscalls", "nope").exit_code == 1
+    assert len(operator.run("syscalls").stdout.splitlines()) == 1 + len(calls.CALLS)
+    assert "SIGPOLICY" in operator.run("signals").stdout
+    assert json.loads(operator.run("signals", "--json").stdout)[3]["linux"] == 9
+    assert operator.fake.seen == []
+
+
+@pytest.mark.parametrize("name", [*VERBS, "audit verify"])
+def test_each_help_is_narrow_and_has_examples(operator, name):
+    result = operator.run(*name.split(), "--help")
+    assert result.exit_code == 0
+    assert max(map(len, result.stdout.splitlines())) <= 80
+    assert name == "audit" or "Examples:" in result.stdout
+
+
+def test_the_help_of_all(operator):
+    result = operator.run("--help")
+    assert max(map(len, result.stdout.splitlines())) <= 80
+    assert all(f"\n  {name} " in result.stdout for name in VERBS)
+    assert "Exit status:" in result.stdout
+
+
+def test_each_option_of_a_spawn_is_a_flag(operator):
+    text = operator.run("run", "--help").stdout
+    for option in spawn.OPTIONS:
+        assert all(flag in text for flag in filter(None, option.flag.split(", ")))
+
+
+@pytest.mark.parametrize(("words", "status"), [(["ps"], 1), (["wait", "1"], 125), (["spawn", "--", "x"], 125)])
+def test_no_kernel(operator, words, status, tmp_path):
+    result = operator.run(words[0], "--prefix", str(tmp_path / "other"), *words[1:])
+    assert result.exit_code == status
+    assert result.stderr.startswith(f"agentctl: no kernel is running at {tmp_path}/other/run/control.sock; ")
+    assert operator.run("--prefix", str(tmp_path / "other"), "ps").exit_code == 1
+
+
+def test_a_socket_path_that_is_too_long(operator):
+    result = operator.run("ps", "--prefix", "/" + "x" * 100)
+    assert (result.exit_code, "107 bytes" in result.stderr) == (1, True)
+
+
+def test_run_without_a_kernel_needs_root(operator, script, tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    result = operator.run("run", "--prefix", str(tmp_path / "other"), script)
+    assert (result.exit_code, "only root can start one" in result.stderr) == (125, True)
+
+
+AGENTD = """#!{python}
+import signal, sys
+sys.path.insert(0, {here!r})
+from conftest import FakeKernel
+from pathlib import Path
+from agentix_syscalls.control import BY_NAME
+import os, threading
+assert sys.argv[1] == "--prefix" and sys.argv[3:] == ["--foreground"], sys.argv
+(Path(sys.argv[2]) / "run").mkdir()
+fake = FakeKernel(Path(sys.argv[2]) / "run/control.sock")
+done = threading.Event()
+for name, answer in (("spawn", {{"id": 7, "name": "scout"}}), ("wait", {ended!r}),
+                     ("logs", lambda *a: ([1, b"hi\\n"] for _ in "x")), ("shutdown", lambda why: done.set()),
+                     ("hello", {{}})):
+    fake.on(BY_NAME[name].number, answer)
+done.wait(30)
+fake.close()
+"""
+
+
+def test_run_starts_a_private_kernel_and_shuts_it_down(operator, script, tmp_path, monkeypatch):
+    daemon = tmp_path / "agentd"
+    here = os.path.dirname(__file__)
+    daemon.write_text(AGENTD.format(python=sys.executable, here=here, ended={**ENDED, "status": 5}))
+    daemon.chmod(0o755)
+    monkeypatch.setattr(private, "agentd", lambda: str(daemon))
+    prefix = tmp_path / "p"
+    result = operator.run("run", "--prefix", str(prefix), script)
+    assert (result.stdout, result.exit_code) == ("hi\n", 5), result.stderr
+    assert f"its record stays under {prefix}" in result.stderr
+
+
+def test_run_says_why_a_private_kernel_does_not_start(operator, script, tmp_path, monkeypatch):
+    daemon = tmp_path / "agentd"
+    daemon.write_text("#!/bin/sh\necho 'landlock is off' >&2\nexit 3\n")
+    daemon.chmod(0o755)
+    monkeypatch.setattr(private, "agentd", lambda: str(daemon))
+    result = operator.run("run", "--prefix", str(tmp_path / "p"), script)
+    assert result.exit_code == 125
+    assert "agentctl: agentd: landlock is off\n" in result.stderr
+    assert "agentd ended with status 3" in result.stderr
+
+
+class Interrupted:
+    """An agent that ends when it is signalled `times` times; `agentctl run` of it gets `number` each time."""
+
+    def __init__(self, operator, times, number):
+        self.got = threading.Semaphore(0)
+        self.times = times
+        self.number = number
+        agent_that(operator, code=None, signal="SIGINT", why="signal", status=130, detail="ended by SIGINT")
+        operator.on("logs", self.logs)
+        operator.on("signal", lambda agent, *_rest: self.got.release() or [agent])
+
+    def logs(self, *_args):
+        yield [1, b"begun\n"]
+        for _ in range(self.times):
+            os.kill(os.getpid(), self.number)
+            assert self.got.acquire(timeout=10)
+        yield [1, b"ended\n"]
+
+
+@pytest.mark.parametrize(("number", "times", "sent"), [
+    (signal.SIGINT, 1, [signals.SIGINT]), (signal.SIGINT, 2, [signals.SIGINT, signals.SIGKILL]),
+    (signal.SIGTERM, 1, [signals.SIGTERM]),
+])
+def test_ctrl_c_goes_to_the_agent(operator, script, number, times, sent):
+    Interrupted(operator, times, number)
+    before = signal.getsignal(signal.SIGINT)
+    result = operator.run("run", script)
+    assert [args[1] for args in operator.calls("signal")] == sent
+    assert (result.stdout, result.exit_code) == ("begun\nended\n", 130)
+    assert result.stderr == ("" if number == signal.SIGINT else "agentctl: scout: ended by SIGINT\n")
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_a_closed_pipe_and_ctrl_c_are_quiet(operator):
+    operator.on("logs", lambda *_args: ([1, b"x" * 65536] for _ in range(50)))
+    reading, writing = os.pipe()
+    os.close(reading)
+    ended = subprocess.run([sys.executable, "-m", "agentix.agentctl", "logs", "7"], stdout=writing,
+                           stderr=subprocess.PIPE, check=False)
+    os.close(writing)
+    assert (ended.returncode, ended.stderr) == (1, b"")
+
+
+def test_a_descriptor_more_than_linux_takes_is_refused(operator):
+    with (Which(os.environ["AGENTIX_PREFIX"]).connect() as client, socket.socket() as many,
+          pytest.raises(CallError, match="binds")):
+        client.call("info", descriptors=[many.fileno()] * 254)
+
+
+def test_the_help_imports_no_tables():
+    code = "import sys, agentix.agentctl; print(sorted({'attr', 'msgpack', 'json', 'subprocess'} & set(sys.modules)))"
+    assert subprocess.check_output([sys.executable, "-c", code], text=True) == "[]\n"

@@ -1,0 +1,5 @@
+"""`python -m agentix.agentctl`."""
+
+from agentix.agentctl import main
+
+main()

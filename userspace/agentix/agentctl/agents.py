@@ -1,0 +1,181 @@
+"""Verbs about agents: ps, wait, logs, rm, inspect, verify."""
+
+import errno
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+import click
+
+from agentix.agentctl import format as show
+from agentix.agentctl.cli import (
+    AGENTIX_FAILED,
+    FAILED,
+    TIME_OVER,
+    Failure,
+    Which,
+    complain,
+    explain,
+    json_option,
+    read_agent,
+    verb,
+)
+from agentix.agentctl.foreground import tell
+from agentix.control import Client
+from agentix_syscalls import signals
+from agentix_syscalls.errors import CallError
+
+_NUMBERS = ("ID", "CPU", "MEM", "PIDS", "AGE")
+
+
+@verb(examples=(
+    ("agentctl ps", "agents that live"),
+    ("agentctl ps -a --json", "all of them, for a program"),
+))
+@click.option("-a", "--all", "everything", is_flag=True, help="Dead ones too.")
+@json_option
+def ps(which: Which, *, everything: bool, as_json: bool) -> None:
+    """List agents. WHY says how one ended, or which layers it runs without."""
+    with which.connect() as client:
+        rows = client.call("ps", everything)
+    if as_json:
+        show.print_json(rows)
+        return
+    show.table(("ID", "NAME", "STATE", "CPU", "MEM", "PIDS", "AGE", "WHY", "COMMAND"), map(_ps_line, rows), _NUMBERS)
+
+
+def _ps_line(row: dict[str, Any]) -> tuple[object, ...]:
+    end_ns = row["ended_wall_ns"] or time.time_ns()
+    return (row["id"], row["name"] or "-", row["state"], show.duration(row["cpu_us"] / 1e6),
+            show.size(row["memory_bytes"]), row["processes"],
+            show.duration((end_ns - row["started_wall_ns"]) / 1e9), _why(row), command_line(row))
+
+
+def _why(row: dict[str, Any]) -> str:
+    """As in: exit 3; killed SIGKILL; without landlock."""
+    result = row["signal"] or ("" if row["code"] is None else str(row["code"]))
+    words = [f"{row['why']} {result}".strip()] if row["why"] else []
+    if row["degraded"]:
+        words.append("without " + ",".join(row["degraded"]))
+    return "; ".join(words) or "-"
+
+
+def command_line(row: dict[str, Any]) -> str:
+    import shlex
+
+    return {"module": "-m ", "exec": "-- "}.get(row["kind"], "") + shlex.join(row["argv"])
+
+
+@verb(failure=AGENTIX_FAILED, examples=(
+    ("agentctl wait scout", "exits as the agent did"),
+    ("agentctl wait --timeout 5m 7 8", "two agents; 124 when five minutes are over"),
+))
+@click.option("--timeout", type=show.read_duration, metavar="TIME", help="Seconds at most, or as in 5m.")
+@click.option("--json", "as_json", is_flag=True, help="Print how each ended as JSON.")
+@click.argument("agents", metavar="AGENT...", type=read_agent, nargs=-1, required=True)
+def wait(which: Which, agents: tuple[int | str, ...], *, timeout: float | None, as_json: bool) -> int:
+    """Wait until agents have ended and are gone. The exit status is the last one's own."""
+    deadline = None if timeout is None else time.monotonic() + timeout
+    ended: list[dict[str, Any]] = []
+    with which.connect() as client:
+        for agent in agents:
+            left = None if deadline is None else max(deadline - time.monotonic(), 0.0)
+            try:
+                ended.append(client.call("wait", agent, left))
+            except CallError as error:
+                status = TIME_OVER if error.number == errno.ETIMEDOUT else AGENTIX_FAILED
+                raise Failure(explain(error), status) from None
+            tell(ended[-1])
+    if as_json:
+        show.print_json(ended)
+    return int(ended[-1]["status"])
+
+
+@verb(examples=(
+    ("agentctl logs scout 2>/dev/null", "what it wrote to stdout"),
+    ("agentctl logs -f --tail 20 7", "the last 20 lines, then what comes"),
+))
+@click.option("-f", "--follow", is_flag=True, help="Go on until the agent ends.")
+@click.option("--tail", type=click.IntRange(min=0), metavar="N", help="Only the last N lines.")
+@click.argument("agent", type=read_agent)
+def logs(which: Which, agent: int | str, *, follow: bool, tail: int | None) -> None:
+    """Show an agent's output: its stdout here on stdout, its stderr on stderr, byte for byte."""
+    streams = {1: sys.stdout.buffer, 2: sys.stderr.buffer}
+    with which.connect() as client:
+        for number, data in client.stream("logs", agent, follow, tail):
+            streams[number].write(data)
+            streams[number].flush()
+
+
+@verb(examples=(
+    ("agentctl rm 7 8", "two that have ended"),
+    ("agentctl rm -f scout", "also if it is still alive"),
+))
+@click.option("-f", "--force", is_flag=True, help="Kill it first if it lives.")
+@click.argument("agents", metavar="AGENT...", type=read_agent, nargs=-1, required=True)
+def rm(which: Which, agents: tuple[int | str, ...], *, force: bool) -> int:
+    """Remove dead agents: their trees, logs and ids. The flight record stays. Prints the ids."""
+    with which.connect() as client:
+        def remove(agent: int | str) -> None:
+            click.echo(_remove(client, agent, force=force))
+        return each(agents, remove)
+
+
+def _remove(client: Client, agent: int | str, *, force: bool) -> int:
+    if force:
+        try:
+            client.call("signal", agent, signals.SIGKILL, False)
+        except CallError as error:
+            if error.number != errno.ESRCH:
+                raise
+        client.call("wait", agent, None)
+    removed: int = client.call("rm", agent)
+    return removed
+
+
+def each(agents: tuple[int | str, ...], work: Callable[[int | str], object]) -> int:
+    """Do it for each agent; one that fails does not keep the others from it. The exit status."""
+    status = 0
+    for agent in agents:
+        try:
+            work(agent)
+        except CallError as error:
+            complain(f"{agent}: {explain(error)}")
+            status = FAILED
+    return status
+
+
+@verb(examples=(
+    ("agentctl inspect scout", "one fact a line"),
+    ("agentctl inspect --json 7", "for a program"),
+))
+@json_option
+@click.argument("agent", type=read_agent)
+def inspect(which: Which, agent: int | str, *, as_json: bool) -> None:
+    """Show all that the kernel knows of an agent."""
+    with which.connect() as client:
+        known = client.call("inspect", agent)
+    show.print_json(known) if as_json else show.facts(known.items())
+
+
+@verb(examples=(
+    ("agentctl verify scout", "layer by layer, read from /proc and the cgroup"),
+    ("agentctl verify 7 >/dev/null && echo confined", "status 1 when a layer is off"),
+))
+@json_option
+@click.argument("agent", type=read_agent)
+def verify(which: Which, agent: int | str, *, as_json: bool) -> int:
+    """Check what really confines an agent's processes, as Linux says, not as our own tables say.
+
+    The exit status is 1 when a layer is off.
+    """
+    with which.connect() as client:
+        found = client.call("verify", agent)
+    if as_json:
+        show.print_json(found)
+    else:
+        show.table(("LAYER", "STATE", "DETAIL"),
+                   ((row["layer"], row["state"], row["detail"]) for row in found["layers"]))
+        click.echo(f"{found['processes']} processes checked: {'confined' if found['ok'] else 'NOT as it should be'}")
+    return 0 if found["ok"] else FAILED

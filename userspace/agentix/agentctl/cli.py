@@ -1,0 +1,210 @@
+"""The command line: which verbs there are, which kernel is meant, how errors look, what the exit statuses are."""
+# ruff: noqa: ARG002 - the signatures of overridden methods are click's
+
+import errno
+import importlib
+import os
+import sys
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, NoReturn
+
+import click
+
+if TYPE_CHECKING:
+    from agentix.control import Client
+
+EXIT_STATUSES: Final = (
+    ("0", "done"),
+    ("1", "the operation failed, or what was checked is not as it should be"),
+    ("2", "the command line is wrong"),
+    ("124", "wait: the time given is over, and the agent still there"),
+    ("125", "run, spawn, wait: Agentix failed, not the agent"),
+    ("126", "run, spawn: found, but not executable or not readable"),
+    ("127", "run, spawn: not found"),
+    ("128+n", "run, wait: Linux signal n ended the agent (137: killed, also by its policy or a limit)"),
+)
+FAILED, TIME_OVER, AGENTIX_FAILED, NOT_EXECUTABLE, NOT_FOUND = 1, 124, 125, 126, 127
+INTERRUPTED: Final = 130
+
+
+class Entry(NamedTuple):
+    """Where a verb lives, without importing it: the room, and the line that describes it."""
+
+    room: str
+    summary: str
+
+
+VERBS: Final = {
+    "run": Entry("launch", "run an agent, show its output, wait for its end"),
+    "spawn": Entry("launch", "start an agent in the background and print its id"),
+    "ps": Entry("agents", "list agents"),
+    "kill": Entry("signalling", "send a signal to agents"),
+    "stop": Entry("signalling", "freeze agents (SIGSTOP)"),
+    "cont": Entry("signalling", "continue stopped agents (SIGCONT)"),
+    "wait": Entry("agents", "wait for agents to end"),
+    "logs": Entry("agents", "show an agent's output"),
+    "rm": Entry("agents", "remove dead agents with their files"),
+    "trace": Entry("record", "show the flight record"),
+    "inspect": Entry("agents", "show all that the kernel knows of an agent"),
+    "verify": Entry("agents", "check what really confines an agent"),
+    "doctor": Entry("kernel", "check what this machine can enforce"),
+    "syscalls": Entry("kernel", "list system calls, or explain one"),
+    "signals": Entry("signalling", "list signals with both of their numbers"),
+    "audit": Entry("record", "check the chain of the journal"),
+    "info": Entry("kernel", "show the kernel's version, place and load"),
+    "shutdown": Entry("kernel", "shut the kernel down in order"),
+}
+
+
+class Failure(Exception):  # noqa: N818 - it is the end of a command, not an error of ours
+    """The command failed: one line on stderr, and this exit status."""
+
+    def __init__(self, message: str, status: int = FAILED, remedy: str = "") -> None:
+        super().__init__(f"{message}; {remedy}" if remedy else message)
+        self.status = status
+
+
+def complain(message: str) -> None:
+    """One line on stderr."""
+    click.echo(f"agentctl: {message}", err=True)
+
+
+class Which:
+    """Which kernel is meant: that under a prefix, or the system's."""
+
+    def __init__(self, prefix: str | None = None) -> None:
+        self.prefix = prefix
+
+    def connect(self) -> "Client":
+        """A new connection. Raises NoKernelError and CallError."""
+        from agentix.control import Client, socket_path
+
+        return Client(socket_path(self.prefix))
+
+
+def _set_prefix(context: click.Context, _param: click.Parameter, value: str | None) -> None:
+    if value is not None:
+        context.ensure_object(Which).prefix = value
+
+
+def prefix_option(envvar: str | None = None) -> click.Option:
+    return click.Option(
+        ["--prefix"], metavar="DIR", envvar=envvar, expose_value=False, callback=_set_prefix,
+        help="Speak to the private kernel under DIR, not to the system's.")
+
+
+class Verb(click.Command):
+    """A command with examples, a --prefix, and errors of the kernel turned into one line and a status."""
+
+    def __init__(self, *args: Any, examples: Sequence[tuple[str, str]] = (), failure: int = FAILED,
+                 **more: Any) -> None:
+        super().__init__(*args, **more)
+        self.examples = examples
+        self.failure = failure
+        self.params.append(prefix_option())
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Examples"):
+            for command, what in self.examples:
+                formatter.write(f"  {command}\n      {what}\n")
+
+    def invoke(self, ctx: click.Context) -> Any:
+        from agentix.control import NoKernelError
+        from agentix_syscalls.errors import CallError
+
+        try:
+            return super().invoke(ctx)
+        except NoKernelError as error:
+            raise absent(error, self.failure) from None
+        except CallError as error:
+            raise Failure(explain(error), self.failure) from None
+
+
+def explain(error: Any) -> str:
+    """A CallError as one line: what, by which rule, what to do next."""
+    from agentix.agentctl.format import printable
+
+    text = printable(error.message)
+    if error.rule:
+        text += f" (rule: {printable(error.rule)})"
+    return f"{text}; {printable(error.remedy)}" if error.remedy else text
+
+
+def absent(error: Any, status: int) -> Failure:
+    """The failure for a NoKernelError."""
+    if error.number in {errno.EACCES, errno.EPERM}:
+        return Failure(f"{error.path}: permission denied", status, "ask to be in the group agentix, or use sudo")
+    if error.number in {errno.ENOENT, errno.ECONNREFUSED, errno.ENOTDIR}:
+        return Failure(f"no kernel is running at {error.path}", status,
+                       "start agentd, or name another with --prefix DIR")
+    return Failure(f"{error.path}: {os.strerror(error.number)}", status)
+
+
+def verb(*, examples: Sequence[tuple[str, str]], failure: int = FAILED, cls: type[Verb] = Verb,
+         name: str | None = None) -> Callable[[Callable[..., Any]], Verb]:
+    """Make a verb of a function, which gets Which as its first argument and gives an exit status or None."""
+    def make(function: Callable[..., Any]) -> Verb:
+        named = name or function.__name__
+        return click.command(named, cls=cls, examples=examples, failure=failure)(click.pass_obj(function))
+    return make
+
+
+json_option: Final = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+
+
+def read_agent(word: str) -> int | str:
+    """An agent by id or name: a number or text, as the control socket wants it."""
+    return int(word) if word.isdecimal() else word
+
+
+class Verbs(click.Group):
+    """All verbs, each imported when it is used: `agentctl --help` imports none."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(VERBS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        entry = VERBS.get(cmd_name)
+        if entry is None:
+            return None
+        room = importlib.import_module(f"agentix.agentctl.{entry.room}")
+        found: click.Command = getattr(room, cmd_name)
+        return found
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, entry.summary) for name, entry in VERBS.items()])
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Exit status"):
+            formatter.write_dl(EXIT_STATUSES)
+
+    def main(self, *args: Any, **more: Any) -> NoReturn:
+        """Run a command line and exit; errors are one line, an interrupt and a closed pipe are silent."""
+        sys.exit(self._status(args, {**more, "prog_name": "agentctl", "standalone_mode": False}))
+
+    def _status(self, args: tuple[Any, ...], more: dict[str, Any]) -> int:
+        try:
+            status = super().main(*args, **more)
+        except click.UsageError as error:
+            path = error.ctx.command_path if error.ctx is not None else "agentctl"
+            click.echo(f"{path}: {error.format_message()} See {path} --help.", err=True)
+            return error.exit_code
+        except Failure as error:
+            complain(str(error))
+            return error.status
+        except click.Abort:
+            return INTERRUPTED
+        return status if isinstance(status, int) else 0
+
+
+@click.group(cls=Verbs, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 80},
+             params=[prefix_option("AGENTIX_PREFIX")])
+@click.version_option(package_name="agentix", message="agentctl %(version)s")
+@click.pass_context
+def cli(context: click.Context) -> None:
+    """Run AI agents as confined processes, and look after them.
+
+    AGENT is an id or a name. agentctl COMMAND --help explains each.
+    """
+    context.ensure_object(Which)

@@ -1,0 +1,107 @@
+"""An agent in the foreground: its output comes out here, the keyboard's signals go to it."""
+
+import errno
+import signal
+import sys
+import time
+from collections.abc import Callable
+from types import FrameType
+from typing import Any, Final, Self
+
+from agentix.agentctl.cli import Which, complain
+from agentix.agentctl.format import printable
+from agentix.control import Client
+from agentix_syscalls import signals
+from agentix_syscalls.errors import CallError
+
+SECOND_PRESS_S: Final = 2.0
+_FORWARDED: Final = {signal.SIGINT: signals.SIGINT, signal.SIGTERM: signals.SIGTERM, signal.SIGHUP: signals.SIGTERM}
+
+
+class Forwarding:
+    """While it is entered, Ctrl-C and the like go to the agent, over a connection of their own.
+
+    Nothing is raised in the main flow, which therefore never loses bytes that it has received. A signal from before
+    the agent exists is kept for it; the second one then gives up.
+    """
+
+    def __init__(self, which: Which) -> None:
+        self._which = which
+        self._agent: int | None = None
+        self._early: int | None = None
+        self._pressed_at = float("-inf")
+        self._old: dict[signal.Signals, Any] = {}
+        self.interrupted = False
+
+    def __enter__(self) -> Self:
+        self._old = {number: signal.signal(number, self._forward) for number in _FORWARDED}
+        return self
+
+    def __exit__(self, *_exception: object) -> None:
+        for number, handler in self._old.items():
+            signal.signal(number, handler)
+
+    def attach(self, agent: int) -> None:
+        self._agent = agent
+        if self._early is not None:
+            self.send(self._early)
+
+    def _forward(self, number: int, _frame: FrameType | None) -> None:
+        sent = _FORWARDED[signal.Signals(number)]
+        if sent == signals.SIGINT:
+            self.interrupted = True
+            sent = self._press()
+        if self._agent is not None:
+            self.send(sent)
+        elif self._early is None:
+            self._early = sent
+        else:
+            raise KeyboardInterrupt
+
+    def _press(self) -> int:
+        now = time.monotonic()
+        again = now - self._pressed_at < SECOND_PRESS_S
+        self._pressed_at = now
+        return signals.SIGKILL if again else signals.SIGINT
+
+    def send(self, number: int) -> None:
+        assert self._agent is not None
+        try:
+            with self._which.connect() as client:
+                client.call("signal", self._agent, number, False)
+        except CallError as error:
+            if error.number != errno.ESRCH:  # it has ended in the meantime
+                complain(printable(error.message))
+
+
+def attend(which: Which, spawn: Callable[[Client], dict[str, Any]], *, remove: bool) -> int:
+    """Spawn, show the output until the end, wait; the exit status for the shell."""
+    with which.connect() as client, Forwarding(which) as forwarding:
+        agent = spawn(client)["id"]
+        forwarding.attach(agent)
+        try:
+            copy_output(which, agent)
+        except BrokenPipeError:
+            forwarding.send(signals.SIGTERM)  # nobody reads on: as SIGPIPE would
+        ended = client.call("wait", agent, None)
+        if remove:
+            client.call("rm", agent)
+    tell(ended, interrupted=forwarding.interrupted)
+    status: int = ended["status"]
+    return status
+
+
+def copy_output(which: Which, agent: int) -> None:
+    """Write what the agent writes to the same of our two streams, as it comes."""
+    streams = {1: sys.stdout.buffer, 2: sys.stderr.buffer}
+    with which.connect() as client:
+        for number, data in client.stream("logs", agent, True, None):
+            streams[number].write(data)
+            streams[number].flush()
+
+
+def tell(ended: dict[str, Any], *, interrupted: bool = False) -> None:
+    """Say on stderr how an agent ended, unless it ended by itself or by the Ctrl-C of this person."""
+    if ended["why"] == "exit" or (interrupted and ended["signal"] == "SIGINT"):
+        return
+    complain(f"{ended['name'] or ended['id']}: {printable(ended['detail'] or ended['why'])}")

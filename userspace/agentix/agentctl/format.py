@@ -1,0 +1,125 @@
+"""How things look: tables, sizes, durations, colours, JSON; and how sizes and durations are read."""
+
+import os
+import re
+import shutil
+import sys
+import time
+from collections.abc import Collection, Iterable, Sequence
+from typing import Any, Final
+
+import click
+
+_UNITS: Final = "KMGTP"
+_SIZE: Final = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGTP]?)(?:i?B?)\Z", re.IGNORECASE)
+_DURATION: Final = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)?\Z")
+_SECONDS: Final = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+_CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+
+
+def printable(value: object) -> str:
+    """Text that cannot steer a terminal: what agents chose (arguments, paths) may hold escape sequences."""
+    return _CONTROL.sub(lambda found: found[0].encode("unicode_escape", "surrogatepass").decode(), str(value))
+
+
+def colour(text: str, **style: Any) -> str:
+    """Styled on a terminal, plain elsewhere and with NO_COLOR set (no-color.org)."""
+    if sys.stdout.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb":
+        return click.style(text, **style)
+    return text
+
+
+_STATES: Final = {
+    "running": "green", "on": "green", "stopped": "yellow", "partial": "yellow", "off": "red", "zombie": "red",
+}
+
+
+def state(text: str) -> str:
+    return colour(text, fg=_STATES[text]) if text in _STATES else text
+
+
+def table(header: Sequence[str], rows: Iterable[Sequence[object]], right: Collection[str] = ()) -> None:
+    """Print columns; those named in `right` are right-aligned. The last is cut at the terminal's edge, if there is one.
+
+    A column named STATE is coloured.
+    """
+    texts = [list(header), *([printable(cell) for cell in row] for row in rows)]
+    widths = [max(len(line[column]) for line in texts) for column in range(len(header) - 1)]
+    room = shutil.get_terminal_size().columns - sum(widths) - 2 * len(widths) if sys.stdout.isatty() else None
+    for number, line in enumerate(texts):
+        cells: list[str] = []
+        for title, text, width in zip(header, line, widths, strict=False):
+            cell = text.rjust(width) if title in right else text.ljust(width)
+            cells.append(cell.replace(text, state(text), 1) if number and title == "STATE" else cell)
+        cells.append(line[-1][:room] if room and room > 0 else line[-1])
+        click.echo("  ".join(cells).rstrip())
+
+
+def facts(pairs: Iterable[tuple[str, object]]) -> None:
+    """Print `Key: value` lines; maps and lists as JSON."""
+    lines = [(name, value if isinstance(value, (str, int, float)) else dump(value)) for name, value in pairs]
+    width = max((len(name) for name, _ in lines), default=0) + 2
+    for name, value in lines:
+        click.echo(f"{name + ':':{width}}{printable(value)}")
+
+
+def dump(value: Any, *, indent: int | None = None) -> str:
+    """JSON of anything that came over the wire; bytes as text, with what is not UTF-8 escaped."""
+    import json
+
+    return json.dumps(value, indent=indent, ensure_ascii=False, default=_plain)
+
+
+def _plain(value: Any) -> str:
+    return value.decode("utf-8", "backslashreplace") if isinstance(value, bytes) else str(value)
+
+
+def print_json(value: Any) -> None:
+    click.echo(dump(value, indent=2))
+
+
+def size(count: int) -> str:
+    """Bytes as people read them, in powers of 1,024: 12.3M."""
+    value, unit = float(count), ""
+    for unit in ("", *_UNITS):
+        if value < 1024 or unit == _UNITS[-1]:
+            break
+        value /= 1024
+    return f"{value:.0f}{unit}" if not unit or value >= 100 else f"{value:.1f}{unit}"
+
+
+def duration(seconds: float) -> str:
+    """Time as people read it: 0.25s, 42s, 5m03s, 2h10m, 3d04h."""
+    if seconds < 10:
+        return f"{max(seconds, 0):.2f}s"
+    minutes, second = divmod(int(seconds), 60)
+    hours, minute = divmod(minutes, 60)
+    days, hour = divmod(hours, 24)
+    if days:
+        return f"{days}d{hour:02}h"
+    if hours:
+        return f"{hours}h{minute:02}m"
+    return f"{minutes}m{second:02}s" if minutes else f"{second}s"
+
+
+def clock(wall_ns: int) -> str:
+    """Local time of day with microseconds."""
+    seconds, rest = divmod(wall_ns, 1_000_000_000)
+    return time.strftime("%H:%M:%S", time.localtime(seconds)) + f".{rest // 1000:06}"
+
+
+def read_size(word: str) -> int:
+    """Bytes of 512M, 2G, 64Ki or plain bytes; units are powers of 1,024. Raises BadParameter."""
+    found = _SIZE.match(word)
+    if found is None:
+        raise click.BadParameter(f"{word!r} is not a size: a number with K, M, G, T or P, as in 512M.")
+    power = _UNITS.index(found[2].upper()) + 1 if found[2] else 0
+    return int(float(found[1]) * 1024 ** power)
+
+
+def read_duration(word: str) -> float:
+    """Seconds of a plain number, or of one with ms, s, m, h or d. Raises BadParameter."""
+    found = _DURATION.match(word)
+    if found is None:
+        raise click.BadParameter(f"{word!r} is not a duration: seconds, or with ms, s, m, h or d, as in 5m.")
+    return float(found[1]) * _SECONDS[found[2] or "s"]

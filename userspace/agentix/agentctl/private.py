@@ -1,0 +1,96 @@
+"""A kernel for one run: started when none is running, shut down afterwards, its record kept."""
+
+import contextlib
+import errno
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Generator
+from typing import Final
+
+from agentix.agentctl.cli import AGENTIX_FAILED, Failure, Which, complain
+from agentix.agentctl.format import duration
+from agentix.control import NoKernelError
+
+READY_S: Final = 60.0
+SHUTDOWN_S: Final = 30.0
+_POLL_S: Final = 0.01
+_LOG_LINES: Final = 5
+
+
+@contextlib.contextmanager
+def kernel(which: Which) -> Generator[Which, None, None]:
+    """The kernel that is meant; if it is not running, one that runs only as long as this. Raises Failure."""
+    try:
+        which.connect().close()
+    except NoKernelError as error:
+        if error.number not in {errno.ENOENT, errno.ECONNREFUSED}:
+            raise
+        if os.geteuid() != 0:
+            raise Failure(
+                f"no kernel is running at {error.path}, and only root can start one "
+                "(it mounts, makes cgroups and gives each agent a uid)", AGENTIX_FAILED,
+                "use sudo, or ask for agentd to be started and to be in the group agentix") from None
+    else:
+        yield which
+        return
+    prefix = which.prefix or tempfile.mkdtemp(prefix="agentix-", dir="/var/tmp")
+    with _running(os.path.abspath(prefix)):
+        yield Which(prefix)
+
+
+def agentd() -> str:
+    """The path of agentd: beside this Python, or on PATH. Raises Failure."""
+    beside = os.path.join(os.path.dirname(sys.executable), "agentd")
+    found = beside if os.access(beside, os.X_OK) else shutil.which("agentd")
+    if found is None:
+        raise Failure("agentd: not found", AGENTIX_FAILED, "install it, or put it on PATH")
+    return found
+
+
+@contextlib.contextmanager
+def _running(prefix: str) -> Generator[None, None, None]:
+    log_path = os.path.join(prefix, "agentd.log")
+    complain(f"no kernel is running: starting a private one under {prefix}")
+    begun = time.monotonic()
+    os.makedirs(prefix, exist_ok=True)
+    with open(log_path, "ab") as log:
+        # Its own session, so that Ctrl-C is the agent's and not the kernel's.
+        child = subprocess.Popen([agentd(), "--prefix", prefix, "--foreground"], stdin=subprocess.DEVNULL, stdout=log,
+                                 stderr=log, start_new_session=True)
+    try:
+        _await_ready(child, Which(prefix), log_path)
+        complain(f"kernel ready after {duration(time.monotonic() - begun)}")
+        yield
+    finally:
+        _shut_down(child, Which(prefix))
+        complain(f"kernel shut down; its record stays under {prefix}")
+
+
+def _await_ready(child: "subprocess.Popen[bytes]", which: Which, log_path: str) -> None:
+    deadline = time.monotonic() + READY_S
+    while child.poll() is None and time.monotonic() < deadline:
+        try:
+            which.connect().close()
+        except NoKernelError:
+            time.sleep(_POLL_S)
+        else:
+            return
+    what = f"ended with status {child.returncode}" if child.returncode is not None else f"not ready in {READY_S:.0f} s"
+    with open(log_path, errors="backslashreplace") as log:
+        for line in log.read().splitlines()[-_LOG_LINES:]:
+            complain(f"agentd: {line}")
+    raise Failure(f"agentd {what}", AGENTIX_FAILED, f"see {log_path}; agentctl doctor shows what is missing")
+
+
+def _shut_down(child: "subprocess.Popen[bytes]", which: Which) -> None:
+    with contextlib.suppress(NoKernelError), contextlib.suppress(Exception), which.connect() as client:
+        client.call("shutdown", "the run it was started for has ended")
+    try:
+        child.wait(SHUTDOWN_S)
+    except subprocess.TimeoutExpired:
+        child.terminate()
+        child.wait()

@@ -1,0 +1,84 @@
+"""Verbs about signals: kill, stop, cont, signals."""
+
+import re
+from typing import Final
+
+import click
+
+from agentix.agentctl import format as show
+from agentix.agentctl.agents import each
+from agentix.agentctl.cli import Verb, Which, json_option, read_agent, verb
+from agentix_syscalls.signals import SIGNALS, Signal, SignalNameError, from_user
+
+_SHORT: Final = re.compile(r"-(\d+|[A-Z][A-Z0-9]+)\Z")
+
+
+def read_signal(word: str) -> Signal:
+    """A signal by name, or by Linux's number. Raises BadParameter."""
+    try:
+        return from_user(word)
+    except SignalNameError as error:
+        raise click.BadParameter(f"{error}.") from None
+
+
+class KillVerb(Verb):
+    """Also takes -TERM and -9."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        words = [f"--signal={found[1]}" if (found := _SHORT.match(word)) else word for word in args]
+        return super().parse_args(ctx, words)
+
+
+_agents: Final = click.argument("agents", metavar="AGENT...", type=read_agent, nargs=-1, required=True)
+_group: Final = click.option("-g", "--group", is_flag=True, help="All that the agent spawned, too.")
+
+
+def _send(which: Which, agents: tuple[int | str, ...], signal: int, *, group: bool) -> int:
+    with which.connect() as client:
+        def send(agent: int | str) -> None:
+            client.call("signal", agent, signal, group)
+        return each(agents, send)
+
+
+@verb(cls=KillVerb, examples=(
+    ("agentctl kill scout", "ask it to end (SIGTERM)"),
+    ("agentctl kill -9 -g 7", "kill it and all that it spawned"),
+    ("agentctl kill -USR1 7 8", "ask two for a checkpoint"),
+))
+@click.option("-s", "--signal", type=read_signal, default="TERM", metavar="SIG", show_default=True,
+              help="Name, or Linux's number; -SIG does as well.")
+@_group
+@_agents
+def kill(which: Which, agents: tuple[int | str, ...], *, signal: Signal, group: bool) -> int:
+    """Send a signal to agents. Bare numbers are Linux's: -9 is SIGKILL. See agentctl signals."""
+    return _send(which, agents, signal.number, group=group)
+
+
+@verb(examples=(("agentctl stop scout", "it executes nothing until agentctl cont scout"),))
+@_group
+@_agents
+def stop(which: Which, agents: tuple[int | str, ...], *, group: bool) -> int:
+    """Freeze agents. They cannot undo it, though a mask may put it off for some seconds."""
+    return _send(which, agents, from_user("STOP").number, group=group)
+
+
+@verb(examples=(("agentctl cont scout", "it goes on where it was"),))
+@_group
+@_agents
+def cont(which: Which, agents: tuple[int | str, ...], *, group: bool) -> int:
+    """Continue stopped agents."""
+    return _send(which, agents, from_user("CONT").number, group=group)
+
+
+@verb(examples=(("agentctl signals", "NUMBER is what agents see, LINUX what kill reads"),))
+@json_option
+def signals(_which: Which, *, as_json: bool) -> None:
+    """List signals: the number inside Agentix, Linux's number for agentctl kill, and what each does."""
+    if as_json:
+        show.print_json([{"number": row.number, "name": row.name, "linux": row.linux, "default": row.default.value,
+                          "catchable": row.catchable, "operator_only": row.operator_only, "doc": row.doc}
+                         for row in SIGNALS])
+        return
+    show.table(("NUMBER", "NAME", "LINUX", "DEFAULT", "CAUGHT", "MEANING"),
+               ((row.number, row.name, "-" if row.linux is None else row.linux, row.default.value,
+                 "yes" if row.catchable else "never", row.doc) for row in SIGNALS), right=("NUMBER", "LINUX"))

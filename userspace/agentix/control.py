@@ -1,0 +1,117 @@
+"""A client of the control socket: what agentctl, and any tool of an operator, asks of a kernel.
+
+Synchronous; one request at a time on a connection. The operations are those of agentix_syscalls.control.
+"""
+
+import errno
+import os
+import socket
+from collections.abc import Iterator, Sequence
+from types import TracebackType
+from typing import Any, Final, Self
+
+from agentix_syscalls import control, wire
+from agentix_syscalls.errors import CallError, Reason
+
+SYSTEM_SOCKET: Final = "/run/agentix/control.sock"
+SOCKET_PATH_MAX_BYTES: Final = 107
+"""sun_path of Linux, without its closing NUL."""
+DESCRIPTORS_MAX: Final = 253
+"""SCM_MAX_FD of Linux: so many descriptors travel beside one frame."""
+
+
+class NoKernelError(Exception):
+    """Nobody answers at the control socket. `number` is the errno of connect(2)."""
+
+    def __init__(self, path: str, number: int) -> None:
+        super().__init__(path, number)
+        self.path = path
+        self.number = number
+
+
+def socket_path(prefix: str | None) -> str:
+    """The control socket of the private kernel under `prefix`, or of the system's. Raises CallError (ENAMETOOLONG)."""
+    if prefix is None:
+        return SYSTEM_SOCKET
+    path = os.path.join(os.path.abspath(prefix), "run", "control.sock")
+    if len(os.fsencode(path)) > SOCKET_PATH_MAX_BYTES:
+        raise CallError(errno.ENAMETOOLONG, f"{path}: a socket's path has {SOCKET_PATH_MAX_BYTES} bytes at most",
+                        remedy="choose a shorter --prefix")
+    return path
+
+
+class Client:
+    """A connection to one kernel. `kernel` is what it said of itself, as the table has it for hello."""
+
+    def __init__(self, path: str) -> None:
+        """Connect and say hello. Raises NoKernelError, or CallError when the kernel turns the caller away."""
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self._reader = wire.Reader(wire.CONTROL_BODY_MAX_BYTES)
+        self._serial = 0
+        try:
+            self._connect(path)
+            self.kernel: dict[str, Any] = self.call("hello", wire.PROTOCOL)
+        except BaseException:
+            self.close()
+            raise
+
+    def _connect(self, path: str) -> None:
+        try:
+            self._socket.connect(path)
+        except OSError as error:
+            raise NoKernelError(path, error.errno or errno.EINVAL) from None
+
+    def call(self, name: str, *args: Any, descriptors: Sequence[int] = ()) -> Any:
+        """Ask for one operation; its result as control.py says. Raises CallError with the kernel's reason."""
+        self._request(name, args, descriptors)
+        return self._reply()[1]
+
+    def stream(self, name: str, *args: Any) -> Iterator[Any]:
+        """Ask for a streaming operation; what it sends, as it comes."""
+        self._request(name, args, ())
+        more, body = self._reply()
+        while more:
+            yield body
+            more, body = self._reply()
+
+    def _request(self, name: str, args: Sequence[Any], descriptors: Sequence[int]) -> None:
+        self._serial += 1
+        frame = wire.request(control.BY_NAME[name].number, self._serial, list(args))
+        if len(frame) > wire.CONTROL_BODY_MAX_BYTES:
+            raise CallError(errno.EMSGSIZE, f"{name}: {len(frame)} bytes; a request has 16 MiB at most")
+        if len(descriptors) > DESCRIPTORS_MAX:
+            raise CallError(errno.EINVAL, f"{name}: more than {DESCRIPTORS_MAX} binds")
+        sent = socket.send_fds(self._socket, [frame], list(descriptors)) if descriptors else 0
+        self._socket.sendall(memoryview(frame)[sent:])
+
+    def _reply(self) -> tuple[bool, Any]:
+        """The next reply of the request under way: (whether more follow, body)."""
+        while True:
+            frame = self._reader.next()
+            if frame is None:
+                self._fill()
+                continue
+            _, flags, serial, raw = frame
+            if serial != self._serial:
+                continue  # the rest of a stream that was not read to its end
+            body = wire.decode(raw)
+            if flags & wire.F_ERROR:
+                reason = Reason.from_wire(body)
+                raise CallError(reason.errno, reason.message, rule=reason.rule, remedy=reason.remedy)
+            return bool(flags & wire.F_MORE), body
+
+    def _fill(self) -> None:
+        data = self._socket.recv(65536)
+        if not data:
+            raise CallError(errno.ECONNRESET, "the kernel closed the connection")
+        self._reader.feed(data)
+
+    def close(self) -> None:
+        self._socket.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
+                 trace: TracebackType | None) -> None:
+        self.close()

@@ -45,16 +45,15 @@ def main(leash: int, listener: int, stdio: tuple[int, int, int], job: dict[str, 
 
 
 def _prepare(stdio: tuple[int, int, int], env: dict[str, str], tell: int, enter: Callable[[], None]) -> None:
-    """A session, standard descriptors and environment of its own; 3 is the pipe to the init, all else is closed."""
+    """A session, standard descriptors and environment of its own (the zygote has none); 3 is the pipe to the init, all else is closed."""
     os.setsid()
     enter()
     high = [os.dup(fd) for fd in (*stdio, tell)]
     for number, fd in enumerate(high):
         os.dup2(fd, number, inheritable=number < 3)
     os.closerange(4, os.sysconf("SC_OPEN_MAX"))
-    signal.pthread_sigmask(signal.SIG_SETMASK, ())
-    os.environ.clear()
-    os.environ.update(env)
+    for name, value in env.items():  # not update(): its search for a mapping's ways touches eighty pages
+        os.environ[name] = value
 
 
 def _run(job: dict[str, Any], tell: int) -> None:

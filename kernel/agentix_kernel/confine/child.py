@@ -12,13 +12,11 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from agentix_kernel.confine import landlock, linux, privileges
-from agentix_kernel.confine.template import HIDDEN_SOCKETS, HIDDEN_TREE, RUN_ETC, Template
+from agentix_kernel.confine.template import HIDDEN_ROOT, HIDDEN_SOCKETS, HIDDEN_TREE, RUN_ETC, Template
 
 _ROOT_OPTIONS: Final = "size=1m,nr_inodes=512,mode=755"
 _PROC_OPTIONS: Final = "subset=pid,hidepid=invisible"
 _PROC_FLAGS: Final = linux.MS_NOSUID | linux.MS_NODEV | linux.MS_NOEXEC
-_NEW: Final = "/tmp"
-"""Where the new root is built in the old one."""
 
 
 class Job:
@@ -40,8 +38,10 @@ def join_cgroups(job: Job) -> None:
 
 
 def build_root(job: Job) -> None:
-    linux.mount("tmpfs", _NEW, "tmpfs", linux.MS_NOSUID | linux.MS_NODEV, _ROOT_OPTIONS)
-    os.chdir(_NEW)
+    linux.mount("tmpfs", HIDDEN_ROOT, "tmpfs", linux.MS_NOSUID | linux.MS_NODEV, _ROOT_OPTIONS)
+    os.chdir(HIDDEN_ROOT)
+    os.mkdir("tmp")  # first: an interpreter may live below it
+    linux.mount("tmpfs", "tmp", "tmpfs", linux.MS_NOSUID | linux.MS_NODEV, f"size={job.spec['tmp_bytes']},mode=1777")
     for path in job.template.directories:
         os.mkdir(path[1:])
     for path, target in job.template.links:
@@ -49,7 +49,6 @@ def build_root(job: Job) -> None:
     for path in job.template.mounts:
         linux.mount(path, path[1:], None, linux.MS_MOVE)
     _write_etc(job.spec["uid"], job.spec["hostname"], job.spec["home"])
-    linux.mount("tmpfs", "tmp", "tmpfs", linux.MS_NOSUID | linux.MS_NODEV, f"size={job.spec['tmp_bytes']},mode=1777")
     _mount_proc()
 
 
@@ -117,7 +116,8 @@ def drop_rights(job: Job) -> None:
 
 
 def restrict_paths(job: Job) -> None:
-    writable = ["/tmp", "/agent", *(target for target, _, writable in job.spec["binds"] if writable)]
+    writable = [("/tmp", True), ("/agent", True)]
+    writable += [(target, is_dir) for target, is_dir, may_write in job.spec["binds"] if may_write]
     landlock.restrict(job.profile["landlock"], writable)
 
 

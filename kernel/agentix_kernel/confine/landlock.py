@@ -18,6 +18,7 @@ SCOPE_ABSTRACT_UNIX_SOCKET, SCOPE_SIGNAL = 1, 2
 _FS_BITS: Final = ((1, 13), (2, 14), (3, 15), (5, 16))
 """(version, bits known from it on)."""
 READ: Final = EXECUTE | READ_FILE | READ_DIR
+CHANGE: Final = (1 << 16) - 1 & ~(MAKE_CHAR | MAKE_BLOCK)
 DEVICE: Final = WRITE_FILE | TRUNCATE | IOCTL_DEV | READ_FILE
 _OF_FILES: Final = EXECUTE | WRITE_FILE | READ_FILE | TRUNCATE | IOCTL_DEV
 
@@ -30,8 +31,8 @@ def handled(abi: int) -> tuple[int, int, int]:
     return (1 << bits) - 1, net, scopes
 
 
-def restrict(abi: int, writable: Iterable[str]) -> None:
-    """Everything may be read and executed, `writable` paths changed, /dev used; no TCP; scopes as far as known.
+def restrict(abi: int, writable: Iterable[tuple[str, bool]]) -> None:
+    """Everything may be read and executed, `writable` (path, is it a directory) changed, /dev used; no TCP; scopes as far as known.
 
     After the mounts: rules hold for the inodes that the paths lead to now. Does nothing when `abi` is 0.
     """
@@ -42,8 +43,8 @@ def restrict(abi: int, writable: Iterable[str]) -> None:
     try:
         _allow(ruleset, "/", READ & fs)
         _allow(ruleset, "/dev", DEVICE & fs)
-        for path in writable:
-            _allow(ruleset, path, fs & ~(MAKE_CHAR | MAKE_BLOCK))
+        for path, is_dir in writable:
+            _allow(ruleset, path, fs & (CHANGE if is_dir else CHANGE & _OF_FILES))
         linux.landlock_restrict(ruleset)
     finally:
         os.close(ruleset)
@@ -52,7 +53,6 @@ def restrict(abi: int, writable: Iterable[str]) -> None:
 def _allow(ruleset: int, path: str, access: int) -> None:
     fd = os.open(path, os.O_PATH | os.O_CLOEXEC)
     try:
-        is_dir = os.stat(fd).st_mode & 0o170000 == 0o040000
-        linux.landlock_allow(ruleset, access if is_dir else access & _OF_FILES, fd)
+        linux.landlock_allow(ruleset, access, fd)
     finally:
         os.close(fd)

@@ -7,6 +7,7 @@ between PyOS_BeforeFork and PyOS_AfterFork_* needs. Each raises OSError as funct
 import ctypes
 import os
 import platform
+import struct
 from typing import Any, Final
 
 _libc: Final = ctypes.PyDLL(None, use_errno=True)
@@ -16,6 +17,9 @@ _syscall.restype = ctypes.c_long
 _X86: Final = platform.machine() == "x86_64"
 _PIVOT_ROOT: Final = 155 if _X86 else 41
 _SECCOMP: Final = 317 if _X86 else 277
+_CAPSET: Final = 126 if _X86 else 91
+_CAPABILITY_VERSION_3: Final = 0x20080522
+_LANDLOCK_RULE_PATH_BENEATH: Final = 1
 # From 424 on, a number means the same call on every architecture.
 _OPEN_TREE, _MOVE_MOUNT, _CLONE3, _MOUNT_SETATTR = 428, 429, 435, 442
 _LANDLOCK_CREATE_RULESET, _LANDLOCK_ADD_RULE, _LANDLOCK_RESTRICT_SELF = 444, 445, 446
@@ -112,12 +116,14 @@ def clone(flags: int, cgroup_fd: int = -1) -> tuple[int, int]:
 
 def seccomp_load(program: bytes, flags: int) -> int:
     """Load a BPF program; answers the listener's descriptor with SECCOMP_FILTER_FLAG_NEW_LISTENER, else 0."""
+    buffer = ctypes.c_char_p(program)
+    sock_fprog = struct.pack("@HP", len(program) // 8, ctypes.cast(buffer, ctypes.c_void_p).value)
+    return _call(_SECCOMP, SECCOMP_SET_MODE_FILTER, flags, sock_fprog)
 
-    class Program(ctypes.Structure):
-        _fields_ = (("length", ctypes.c_ushort), ("instructions", ctypes.c_char_p))
 
-    compiled = Program(len(program) // 8, program)
-    return _call(_SECCOMP, SECCOMP_SET_MODE_FILTER, flags, ctypes.byref(compiled))
+def capset_none() -> None:
+    """No capability in the effective, permitted and inheritable sets (and so in the ambient set)."""
+    _call(_CAPSET, struct.pack("=Ii", _CAPABILITY_VERSION_3, 0), bytes(24))
 
 
 def landlock_abi() -> int:
@@ -135,11 +141,7 @@ def landlock_ruleset(fs: int, net: int, scoped: int) -> int:
 
 
 def landlock_allow(ruleset: int, access: int, path_fd: int) -> None:
-    class Beneath(ctypes.Structure):
-        _pack_ = 1
-        _fields_ = (("access", ctypes.c_uint64), ("fd", ctypes.c_int32))
-
-    _call(_LANDLOCK_ADD_RULE, ruleset, 1, ctypes.byref(Beneath(access, path_fd)), 0)
+    _call(_LANDLOCK_ADD_RULE, ruleset, _LANDLOCK_RULE_PATH_BENEATH, struct.pack("=Qi", access, path_fd), 0)
 
 
 def landlock_restrict(ruleset: int) -> None:

@@ -7,6 +7,8 @@ import os
 
 import prctl
 
+from agentix_kernel.confine import linux
+
 
 def drop_bounding_set() -> None:
     """So that no exec gives a capability back. Once in the zygote: 41 calls, and children inherit it."""
@@ -28,7 +30,7 @@ def become(uid: int) -> None:
     os.setgroups(())
     os.setresgid(uid, uid, uid)
     os.setresuid(uid, uid, uid)
-    prctl.set_caps((prctl.ALL_CAPS, prctl.ALL_FLAGS, False))
+    linux.capset_none()  # one call; through python-prctl it costs 0.1 ms and forty pages
 
 
 def no_new_privs() -> None:

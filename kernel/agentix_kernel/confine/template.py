@@ -14,13 +14,15 @@ from agentix_kernel.confine import linux
 HIDDEN: Final = "/.agentix"
 """In the template only: where the tree's mount and the sockets' directory are bound; out of every agent's reach."""
 HIDDEN_TREE, HIDDEN_SOCKETS = HIDDEN + "/tree", HIDDEN + "/sockets"
+HIDDEN_ROOT: Final = HIDDEN + "/root"
+"""Where an agent's own root is built."""
 ETC_OF_AGENT: Final = ("passwd", "group", "hostname")
 """Files of /etc that differ for each agent: links into RUN_ETC, which is its own."""
 RUN_ETC: Final = "/run/etc"
 
 _SYSTEM: Final = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32")
 _OWN: Final = ("/etc", "/dev", "/proc", "/tmp", "/run", "/agent", "/sys", HIDDEN)
-_EMPTY_DIRS: Final = ("/proc", "/tmp", "/run", "/run/agentix", RUN_ETC, "/agent")
+_EMPTY_DIRS: Final = ("/proc", "/run", "/run/agentix", RUN_ETC, "/agent")
 _ETC_FILES: Final = (
     "ld.so.cache", "localtime", "timezone", "nsswitch.conf", "services", "protocols", "mime.types", "os-release",
     "bash.bashrc", "inputrc", "profile", "shells", "python3.11/sitecustomize.py", "debian_version", "ssl/openssl.cnf",
@@ -77,7 +79,7 @@ def build(tree: str | None, sockets: str | None) -> Template:
     etc_files = _read_etc()
     linux.mount("tmpfs", "/tmp", "tmpfs", linux.MS_NOSUID | linux.MS_NODEV, "size=4m,mode=755")
     os.chdir("/tmp")
-    for path in (HIDDEN_TREE, HIDDEN_SOCKETS, *_EMPTY_DIRS, "/etc", "/dev"):
+    for path in (HIDDEN_TREE, HIDDEN_SOCKETS, HIDDEN_ROOT, "/tmp", *_EMPTY_DIRS, "/etc", "/dev"):
         os.makedirs(path[1:], exist_ok=True)
     _make_etc(etc_files, etc_copies)
     _make_dev()
@@ -107,12 +109,12 @@ def _attach(fd: int, target: str) -> None:
 
 
 def _directories(paths: tuple[str, ...]) -> tuple[str, ...]:
-    """Those and all above them, parents first."""
+    """Those and all above them, parents first; without /tmp, which is mounted before."""
     found: set[str] = set()
     for path in paths:
         parts = path.strip("/").split("/")
         found.update("/" + "/".join(parts[:count]) for count in range(1, len(parts) + 1))
-    return tuple(sorted(found))
+    return tuple(sorted(found - {"/tmp"}))
 
 
 def _read_etc() -> dict[str, bytes | str]:

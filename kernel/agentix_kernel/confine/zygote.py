@@ -45,6 +45,8 @@ def prepare(profile: dict[str, Any]) -> template.Template:
     os.umask(0o022)
     # An agent's libc sets its handler later than the first doorbell may ring, and the default is to terminate.
     signal.signal(DOORBELL, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+    os.environ.clear()
     sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]  # it is a TextIOWrapper at start
     privileges.drop_bounding_set()
     gc.collect()

@@ -19,7 +19,7 @@ from attrs import define, field
 
 from agentix_kernel import cgroups, layers, reactor
 from agentix_kernel.config import Config, ConfigError
-from agentix_kernel.confine.linux import LinuxSandboxes
+from agentix_kernel.confine.sandboxes import LinuxSandboxes
 from agentix_kernel.control import server
 from agentix_kernel.gate import MountGate
 from agentix_kernel.journal.disk import RealClock, RealDisk
@@ -222,10 +222,11 @@ async def _served(machine: Machine, kernel: Kernel, nursery: trio.Nursery) -> As
     except OSError as error:
         raise BootError(f"mount {config.mount}: {error}") from error
     _tell(machine, kernel, "mount", config.mount)
-    sandboxes.before_kill = fuse.interrupt
+    sandboxes.before_kill = lambda uid: _interrupt(kernel, fuse, uid)
     sandboxes.start_spawner()
     await nursery.start(sandboxes.run)
-    _tell(machine, kernel, "spawner", "ready")
+    await sandboxes.warm()
+    _tell(machine, kernel, "spawner", "ready, with a warm zygote")
     doors = reactor.Reactor(kernel)
     kernel.doors = doors
     nursery.start_soon(doors.run)
@@ -241,6 +242,12 @@ async def _served(machine: Machine, kernel: Kernel, nursery: trio.Nursery) -> As
             listener.close()
             os.unlink(config.control_socket)
             await sandboxes.aclose()  # before the mount: zygotes hold it open
+
+
+def _interrupt(kernel: Kernel, fuse: FuseServer, uid: int) -> None:
+    process = kernel.table.by_uid.get(uid)
+    if process is not None:  # tools have no tree
+        fuse.interrupt(process.id)
 
 
 def _tell(machine: Machine, kernel: Kernel, name: str, detail: str) -> None:

@@ -48,7 +48,7 @@ def send(kernel: Kernel, target: Process, number: int, sender: int, why: str, ru
     deed = target.signals.post(number, sender, why)
     seq = kernel.record(records.SIGNAL, target, verdict=records.ALLOWED, rule=rule,
                         data=(BY_NUMBER[number].name, sender, why, deed.value))
-    kernel.journal.publish()  # recorded before it has an effect
+    kernel.flush()  # recorded before it has an effect
     act(kernel, target, deed, Pending(number, sender, why), rule)
     return seq
 

@@ -88,6 +88,9 @@ def serve(session: Session, operation: int, flags: int, user_data: int, body: by
     kernel, process = session.kernel, session.process
     if process.doom is not None:
         return
+    if kernel.journal.failed is not None:
+        _refuse_unrecorded(session, operation, user_data)
+        return
     process.calls += 1
     entry = ENTRIES.get(operation)
     args: Any = ()
@@ -222,6 +225,15 @@ def _answer_error(session: Session, operation: int, user_data: int, error: CallE
     body = wire.pack(error.reason(session.kernel.correlation).to_wire())
     reply = wire.frame(operation, wire.F_REPLY | wire.F_ERROR, user_data, body)
     session.kernel.post(session, reply, durable_seq)
+
+
+def _refuse_unrecorded(session: Session, operation: int, user_data: int) -> None:
+    """What cannot be recorded is not done. This answer alone leaves without a record."""
+    failed = session.kernel.journal.failed
+    error = CallError(getattr(failed, "errno", None) or errno.ENOSPC, f"nothing can be recorded: {failed}",
+                      remedy="the operator must make room on the disk of the journal")
+    body = wire.pack(error.reason().to_wire())
+    session.send(wire.frame(operation, wire.F_REPLY | wire.F_ERROR, user_data, body))
 
 
 def _internal(session: Session, entry: Entry | None, operation: int, user_data: int, args: Any,

@@ -15,8 +15,9 @@ import trio
 from attrs import define, field
 
 from agentix_kernel.config import Config
+from agentix_kernel.journal.errors import JournalError
 from agentix_kernel.journal.journal import Journal
-from agentix_kernel.process import End, Process, ProcessTable, Why
+from agentix_kernel.process import End, Process, ProcessTable
 from agentix_kernel.registry import Registry
 from agentix_kernel.world import World
 from agentix_syscalls import records
@@ -74,6 +75,7 @@ class Kernel:
     layers: list[dict[str, Any]] = field(factory=list)
     """The matrix of layers as probed at boot: rows of doctor."""
     _sync_to: int = 0
+    _retrying: bool = False
     _replies: list[tuple[Replier, bytes]] = field(init=False, factory=list)
     _waiting: deque[tuple[int, Replier, bytes]] = field(init=False, factory=deque)
     _stop: trio.Event = field(init=False, factory=trio.Event)
@@ -104,8 +106,15 @@ class Kernel:
             self._replies.append((to, data))
 
     def flush(self) -> None:
-        """End of a tick: publish what was recorded, then let replies go. Called after everything that records."""
-        self.journal.publish()
+        """End of a tick: publish what was recorded, then let replies go. Called after everything that records.
+
+        While the disk refuses the record, replies wait and new calls are refused (dispatch); `_retry` tries again.
+        """
+        try:
+            self.journal.publish()
+        except JournalError as error:
+            self._refused(error)
+            return
         if self._replies:
             replies, self._replies = self._replies, []
             for to, data in replies:
@@ -113,6 +122,19 @@ class Kernel:
         if self._waiting or self.journal.durable < self._sync_to:
             self.journal.request_commit()
             self.committed()
+
+    def _refused(self, error: JournalError) -> None:
+        if not self._retrying:
+            self._retrying = True
+            if self.on_fault is not None:
+                self.on_fault(f"journal: {error}; no new work is taken until it can be written")
+            self.nursery.start_soon(self._retry)
+
+    async def _retry(self) -> None:
+        while self._retrying:
+            await trio.sleep(JOURNAL_RETRY_S)
+            self._retrying = False
+            self.flush()
 
     def committed(self) -> None:
         """More is durable: let the replies go that waited for it. Sequences in the queue only grow."""
@@ -130,11 +152,7 @@ class Kernel:
 
     def fault(self, where: str, error: BaseException) -> None:
         """The kernel's own fault: recorded with its traceback, told to the operator, and the kernel goes on."""
-        self.faults += 1
-        text = "".join(traceback.format_exception(error))
-        self.record(records.ERROR, verdict=records.FAILED, data=(where, text[-8000:]))
-        if self.on_fault is not None:
-            self.on_fault(f"{where}: {text}")
+        self.fault_text(where, "".join(traceback.format_exception(error)))
 
     # --- running -------------------------------------------------------------------------------------------------
 
@@ -193,6 +211,13 @@ class Kernel:
         return CallError(errno.EPERM, message, rule=rule,
                          remedy="ask with CHECKPOLICY beforehand; read policy/effective")
 
+    def fault_text(self, where: str, text: str) -> None:
+        """A fault that was caught elsewhere (the mount's door) and comes as text."""
+        self.faults += 1
+        self.record(records.ERROR, verdict=records.FAILED, data=(where, text[-8000:]))
+        if self.on_fault is not None:
+            self.on_fault(f"{where}: {text}")
+
     def doomed(self, process: Process, end: End) -> bool:
         """Decide an agent's end, once: from here on nothing of it is answered. False when it was decided before."""
         if process.doom is not None or not process.alive:
@@ -204,4 +229,5 @@ class Kernel:
         return True
 
 
-KILLED: Final = End(Why.KILLED, signal="SIGKILL", detail="killed")
+
+JOURNAL_RETRY_S: Final = 0.5

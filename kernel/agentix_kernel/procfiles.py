@@ -6,6 +6,7 @@ from collections.abc import Mapping
 import trio
 
 from agentix_kernel import delivery
+from agentix_kernel.control import flight
 from agentix_kernel.kernel import Kernel
 from agentix_kernel.process import Process
 from agentix_syscalls import signals
@@ -105,9 +106,7 @@ def _ended(process: Process) -> str:
 
 
 def _trace(kernel: Kernel, process: Process) -> str:
-    from agentix_kernel.journal import trace
-
-    return "".join(f"{trace.line(record)}\n" for record in trace.last(kernel.journal, TRACE_RECORDS, process.id))
+    return "".join(f"{flight.line(record)}\n" for record in flight.last(kernel.journal, TRACE_RECORDS, process.id))
 
 
 def _signal(kernel: Kernel, process: Process, who: Who, data: bytes) -> None:

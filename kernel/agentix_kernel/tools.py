@@ -94,7 +94,7 @@ async def _confined(kernel: Kernel, caller: Process, uid: int, argv: tuple[str, 
     for _, writer in pipes:
         os.set_blocking(writer, True)  # the tool's end is an ordinary one
     what = Confined(tag=f"{caller.tag}-tool{correlation & 0xFFFFFFFF}", uid=uid, kind="exec", argv=argv,
-                    cwd="/tmp", hostname="tool", binds=(), limits=caller.limits, parent=caller.tag,  # noqa: S108 - inside the sandbox
+                    cwd="/tmp", hostname="tool", binds=(), limits=caller.limits, parent=caller.tag,
                     stdout_fd=pipes[0][1], stderr_fd=pipes[1][1])
     sandbox = None
     try:

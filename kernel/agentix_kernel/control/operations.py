@@ -10,8 +10,7 @@ import trio
 
 from agentix_kernel import about, delivery, lifecycle
 from agentix_kernel.calls.processes import command_of, limits_of, rules_of
-from agentix_kernel.journal import trace as journal_trace
-
+from agentix_kernel.control import flight
 from agentix_kernel.policy import DEFAULT_MODE, Policy
 from agentix_kernel.process import Process, State
 from agentix_kernel.world import Bind
@@ -71,13 +70,13 @@ def _bind(client: "Client", fd: int, row: Any) -> Bind:
     return Bind(fd, target, writable, source)
 
 
-async def ps(client: "Client", all_: bool) -> list[dict[str, Any]]:  # noqa: FBT001 - positional on the wire
+async def ps(client: "Client", all_: bool) -> list[dict[str, Any]]:
     kernel = client.kernel
     return [about.row(kernel, process) for _, process in sorted(kernel.table.by_id.items())
             if all_ or process.state is not State.DEAD]
 
 
-async def signal(client: "Client", target: Any, number: int, group: bool) -> list[int]:  # noqa: FBT001
+async def signal(client: "Client", target: Any, number: int, group: bool) -> list[int]:
     kernel = client.kernel
     process = kernel.table.find(target)
     row = BY_NUMBER.get(number)
@@ -109,7 +108,7 @@ async def wait(client: "Client", target: Any, timeout_s: float | None) -> dict[s
     raise CallError(errno.ETIMEDOUT, f"agent {process.id} ({process.name}) is still {process.state.value}")
 
 
-async def logs(client: "Client", target: Any, follow: bool, tail_lines: int | None) -> AsyncIterator[list[Any]]:  # noqa: FBT001
+async def logs(client: "Client", target: Any, follow: bool, tail_lines: int | None) -> AsyncIterator[list[Any]]:
     """Pieces in order; a rotation while following starts again at the new file's beginning."""
     log = client.kernel.table.find(target).log
     if log is None:
@@ -180,15 +179,15 @@ async def doctor(client: "Client") -> list[dict[str, Any]]:
     return client.kernel.layers
 
 
-async def trace(client: "Client", target: Any, follow: bool, tail: int | None) -> AsyncIterator[dict[str, Any]]:  # noqa: FBT001
+async def trace(client: "Client", target: Any, follow: bool, tail: int | None) -> AsyncIterator[dict[str, Any]]:
     kernel = client.kernel
     agent = None if target is None else kernel.table.find(target).id
-    async for record in journal_trace.stream(kernel.journal, agent=agent, follow=follow, tail=tail):
+    async for record in flight.stream(kernel.journal, agent=agent, follow=follow, tail=tail):
         yield record
 
 
 async def audit_verify(client: "Client") -> dict[str, Any]:
-    return await trio.to_thread.run_sync(journal_trace.verify, client.kernel.journal)
+    return await trio.to_thread.run_sync(flight.verify, client.kernel.journal)
 
 
 async def info(client: "Client") -> dict[str, Any]:

@@ -19,6 +19,10 @@ from agentix_syscalls.errors import CallError
 
 RECV_BYTES: Final = 65536
 FDS_MAX: Final = 64
+SO_PEERGROUPS: Final = 59
+"""Missing in the socket module."""
+GROUPS_MAX_BYTES: Final = 1024
+"""As long as CPython lets a getsockopt be."""
 PEERCRED: Final = struct.Struct("3i")
 
 
@@ -34,7 +38,10 @@ class Peer:
 
 def peer_of(sock: socket.socket) -> Peer:
     pid, uid, gid = PEERCRED.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, PEERCRED.size))
-    raw = sock.getsockopt(socket.SOL_SOCKET, 59, 4 * 65536 // 4)  # SO_PEERGROUPS, missing in the socket module
+    try:
+        raw = sock.getsockopt(socket.SOL_SOCKET, SO_PEERGROUPS, GROUPS_MAX_BYTES)
+    except OSError:  # more groups than fit: then it is none of ours that counts, which lets nobody in
+        raw = b""
     return Peer(pid, uid, gid, frozenset({gid, *struct.unpack(f"{len(raw) // 4}I", raw)}))
 
 
@@ -64,9 +71,12 @@ class Client:
 
 
 async def serve(kernel: Kernel, listener: trio.socket.SocketType) -> None:
-    """Accept for ever. A client's error ends its connection only."""
+    """Accept until the listener is closed. A client's error ends its connection only."""
     while True:
-        stream, _ = await listener.accept()
+        try:
+            stream, _ = await listener.accept()
+        except trio.ClosedResourceError:
+            return
         kernel.start(_client, kernel, stream)
 
 
@@ -80,7 +90,7 @@ def listen(path: str, group: str) -> trio.socket.SocketType:
         sock._sock.bind(path)  # pyright: ignore # trio's bind is async for names; a path needs no look-up
     finally:
         os.umask(old)
-    gid = _gid(group)
+    gid = group_id(group)
     if gid is not None:
         os.chown(path, 0, gid)
         os.chmod(path, 0o660)
@@ -88,7 +98,7 @@ def listen(path: str, group: str) -> trio.socket.SocketType:
     return sock
 
 
-def _gid(group: str) -> int | None:
+def group_id(group: str) -> int | None:
     try:
         return grp.getgrnam(group).gr_gid
     except KeyError:
@@ -99,7 +109,7 @@ async def _client(kernel: Kernel, stream: trio.socket.SocketType) -> None:
     with stream:
         peer = peer_of(stream._sock)  # pyright: ignore # SO_PEERCRED of the socket beneath
         client = Client(kernel, peer, stream)
-        gid = _gid(kernel.config.group)
+        gid = group_id(kernel.config.group)
         if peer.uid != 0 and (gid is None or gid not in peer.groups):
             return  # the mode of the socket said so already
         try:

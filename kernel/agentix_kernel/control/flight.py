@@ -1,0 +1,71 @@
+"""Flight records as operators and proc files get them."""
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+import trio
+
+from agentix_kernel.journal import read
+from agentix_kernel.journal.follow import Missed
+from agentix_kernel.journal.journal import Journal
+from agentix_kernel.journal.read import Record
+from agentix_syscalls import records
+
+EVERYTHING = 1 << 62
+
+
+def row(record: Record) -> dict[str, Any]:
+    """One record by names, as `agentctl trace --json` prints it."""
+    kind = records.BY_NUMBER.get(record.kind)
+    return {
+        "seq": record.seq, "wall_ns": record.wall_ns, "mono_ns": record.mono_ns, "agent": record.agent,
+        "life": record.life, "kind": kind.name if kind else str(record.kind), "phase": records.PHASES[record.phase],
+        "verdict": records.VERDICTS[record.verdict], "rule": record.rule, "correlation": record.correlation,
+        "data": record.fields(),
+    }
+
+
+def line(record: Record) -> str:
+    """One record as a line of proc/trace."""
+    shown = row(record)
+    fields = " ".join(f"{name}={value!r}" for name, value in shown["data"].items() if value not in ("", None, 0, []))
+    return (f"{record.seq}\t{record.wall_ns // 10**9}.{record.wall_ns // 10**6 % 1000:03}\t{shown['kind']}"
+            f"\t{shown['verdict']}\t{fields}{f' rule={record.rule!r}' if record.rule else ''}")
+
+
+def last(journal: Journal, count: int, agent: int) -> list[Record]:
+    return read.tail(journal.disk, journal.key, count, agent=agent)
+
+
+async def stream(journal: Journal, *, agent: int | None, follow: bool,
+                 tail: int | None) -> AsyncIterator[dict[str, Any]]:
+    """Old records, then (`follow`) new ones as they are published; what was too fast for the reader is said."""
+    with journal.follow(agent=agent) as follower:
+        found: list[Record] = await trio.to_thread.run_sync(
+            lambda: read.tail(journal.disk, journal.key, EVERYTHING if tail is None else tail, agent=agent))
+        seen = 0
+        for record in found:
+            seen = record.seq
+            yield row(record)
+        while follow:
+            new = await follower.next()
+            if new is None:
+                return
+            if isinstance(new, Missed):
+                yield {"missed": new.count, "first_seq": new.first_seq, "last_seq": new.last_seq}
+            elif new.seq > seen:
+                yield row(new)
+
+
+def verify(journal: Journal) -> dict[str, Any]:
+    """Check the whole chain; run in a thread."""
+    from agentix_kernel.journal.verify import verify as verify_chain
+
+    report = verify_chain(journal.disk, journal.key)
+    return {
+        "ok": report.ok, "records": report.records, "groups": report.groups, "segments": report.segments,
+        "first_seq": report.first_seq, "last_seq": report.last_seq, "torn_tail": report.torn_tail,
+        "problems": [{"segment": problem.segment, "offset": problem.offset, "what": problem.what}
+                     for problem in report.problems],
+        "text": report.text(),
+    }

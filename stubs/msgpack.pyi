@@ -35,6 +35,7 @@ def unpackb(
     use_list: bool = True,
     timestamp: int = 0,
     strict_map_key: bool = True,
+    unicode_errors: str | None = None,
     max_str_len: int = -1,
     max_bin_len: int = -1,
     max_array_len: int = -1,

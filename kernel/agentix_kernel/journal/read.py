@@ -1,0 +1,107 @@
+"""Reading the journal, also while a kernel appends to it: only whole groups that follow each other are seen."""
+
+import errno
+from collections import deque
+from collections.abc import Collection, Iterator
+from typing import Any
+
+from attrs import frozen
+
+from agentix_kernel.journal import format as form
+from agentix_kernel.journal import walk
+from agentix_kernel.journal.errors import JournalDamaged
+from agentix_kernel.journal.format import Broken, Group
+from agentix_kernel.journal.key import Key
+from agentix_kernel.world import Disk
+from agentix_syscalls import records as table
+
+
+@frozen
+class Record:
+    """One record. Times are ns; numbers are those of records.py. `dropped`: its body was dropped after a checkpoint."""
+
+    seq: int
+    mono_ns: int
+    wall_ns: int
+    agent: int
+    life: int
+    kind: int
+    phase: int
+    verdict: int
+    rule: str
+    correlation: int
+    data: tuple[Any, ...]
+    dropped: bool = False
+
+    def fields(self) -> dict[str, Any]:
+        """The data by the names of records.py; positions that this version has no name for by their number."""
+        row = table.BY_NUMBER.get(self.kind)
+        names = row.fields if row else ()
+        return {names[at] if at < len(names) else str(at): value for at, value in enumerate(self.data)}
+
+
+def decode(data: bytes, group: Group) -> list[Record]:
+    """The records of a whole group. Raises Broken."""
+    found: list[Record] = []
+    seq, mono_ns, wall_ns, at = group.first_seq, group.mono_ns, group.wall_ns, group.bodies_at
+    for after, agent, life, kind, phase, verdict, rule, correlation, values, *body in form.rows(data, group):
+        dropped = False
+        if body:
+            raw = data[at:at + body[0]]
+            at += body[0]
+            # A body begins with the mark of an array, so one that is all zeros was dropped.
+            dropped = not raw.strip(b"\0")
+            values = () if dropped else form.unpack(raw)  # noqa: PLW2901 - the body stands in for the nil
+        found.append(Record(seq, mono_ns + after, wall_ns + after, agent, life, kind, phase, verdict, rule, correlation,
+                            values, dropped))
+        seq += 1
+    return found
+
+
+def read(disk: Disk, key: Key, *, start_seq: int = 0, agent: int | None = None,
+         kinds: Collection[int] | None = None) -> Iterator[Record]:
+    """Records from `start_seq` on, up to the last whole group.
+
+    Raises JournalDamaged where the journal is, after what stands before that; JournalKeyError, JournalNewer.
+    """
+    cursor = walk.seek(disk, key, start_seq)
+    if cursor is None:
+        return
+    for data, group in walk.walk(disk, key, cursor):
+        if group.next_seq > start_seq:
+            for record in _decode(disk, data, group):
+                if record.seq >= start_seq and _wanted(record, agent, kinds):
+                    yield record
+    walk.check_end(disk, key, cursor)
+
+
+def tail(disk: Disk, key: Key, count: int, *, agent: int | None = None, kinds: Collection[int] | None = None,
+         segments: int | None = None) -> list[Record]:
+    """The last `count` records that match, oldest first. Raises as `read` does.
+
+    Reads segments from the last one back until it has them; at most `segments` of them.
+    """
+    found: list[Record] = []
+    for number in list(reversed(walk.numbers(disk)))[:segments and segments + 1]:  # the last one is prepared, not used
+        cursor = walk.try_start(disk, key, number)
+        if cursor is None:
+            continue
+        piece: deque[Record] = deque(maxlen=count - len(found))
+        for data, group in walk.chain(walk.load(disk, number, cursor.offset), key, cursor):
+            piece.extend(record for record in _decode(disk, data, group) if _wanted(record, agent, kinds))
+        walk.check_end(disk, key, cursor)
+        found[:0] = piece
+        if len(found) == count:
+            break
+    return found
+
+
+def _wanted(record: Record, agent: int | None, kinds: Collection[int] | None) -> bool:
+    return (agent is None or record.agent == agent) and (kinds is None or record.kind in kinds)
+
+
+def _decode(disk: Disk, data: bytes, group: Group) -> list[Record]:
+    try:
+        return decode(data, group)
+    except Broken as broken:
+        raise JournalDamaged(errno.EUCLEAN, f"journal {disk}, group of record {group.first_seq}: {broken}") from None

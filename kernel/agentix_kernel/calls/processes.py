@@ -18,11 +18,17 @@ from agentix_syscalls import spawn as table
 from agentix_syscalls.errors import CallError
 
 
-def command_of(kind: str, argv: tuple[str, ...], options: dict[str, Any], binds: tuple[Bind, ...]) -> Command:
-    """What to run, from checked options. Raises CallError(EINVAL)."""
+def command_of(kind: str, argv: tuple[str, ...], options: dict[str, Any], binds: tuple[Bind, ...],
+               own: Command | None = None) -> Command:
+    """What to run, from checked options. `own`: the caller's, whose script it may run again by its name alone.
+
+    Raises CallError(EINVAL).
+    """
     if kind not in table.KINDS:
         raise CallError(errno.EINVAL, f"spawn: kind {kind!r} is none of {', '.join(table.KINDS)}")
     source = options.get("source")
+    if source is None and own is not None and (kind, argv[0]) == (own.kind, own.argv[0]):
+        source = own.source
     if (kind == "script") != (source is not None):
         raise CallError(errno.EINVAL, "spawn: a script comes with its source, and nothing else does")
     return Command(kind, argv, source, options.get("env", {}), options.get("cwd", ""), binds)
@@ -48,7 +54,7 @@ def rules_of(options: dict[str, Any]) -> tuple[Any, ...]:
 def spawn(kernel: Kernel, process: Process, kind: str, argv: tuple[str, ...],
           options: dict[str, Any] | None) -> Coroutine[Any, Any, Any]:
     checked = table.parse_options(options or {}, by_agent=True)
-    command = command_of(kind, argv, checked, process.command.binds)
+    command = command_of(kind, argv, checked, process.command.binds, process.command)
     policy = process.policy.narrowed(checked.get("mode"), rules_of(checked), checked.get("spawn_max"))
     if process.spawned >= process.policy.spawn_max:
         rule = f"spawn at most {process.policy.spawn_max}"

@@ -39,7 +39,8 @@ def spawn(
     """Spawn a child agent, confined like the caller or more; its id.
 
     What runs is one of: a Python script (a path, or a sequence of path and arguments), read here with the caller's
-    rights; a Python module; an executable of the sandbox. `memory` is in bytes, `timeout` in seconds.
+    rights, or the caller's own (sys.argv[0]), which need not be a file here; a Python module; an executable of the
+    sandbox. `memory` is in bytes, `timeout` in seconds.
     Raises Error: EPERM when the policy allows no (more) children, ENOENT, EACCES, ENOEXEC, EEXIST, EAGAIN, E2BIG.
     """
     kind, argv = _command(script, args, module, exec)
@@ -68,9 +69,15 @@ def _command(
     return kind, [*words, *args]
 
 
-def _read(path: str) -> bytes:
-    with open(path, "rb") as script:
-        return script.read()
+def _read(path: str) -> bytes | None:
+    """None for the caller's own script: the kernel has its text."""
+    try:
+        with open(path, "rb") as script:
+            return script.read()
+    except FileNotFoundError:
+        if path == sys.argv[0]:
+            return None
+        raise
 
 
 def waitpid(agent: int, flags: int = 0, timeout: float | None = None) -> Ended | None:

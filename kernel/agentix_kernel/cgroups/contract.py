@@ -7,6 +7,14 @@ from agentix_kernel.world import Limits, Usage
 CONTROLLERS: Final = ("memory", "cpu", "pids")
 """The controllers that bound an agent."""
 
+CPU_PERIOD_US: Final = 100_000
+_CPU_QUOTA_US_MIN: Final = 1_000
+
+
+def cpu_quota_us(limits: Limits) -> int | None:
+    """CPU time in each CPU_PERIOD_US; None: no limit. The kernel takes none below 1 ms."""
+    return None if limits.cpus is None else max(_CPU_QUOTA_US_MIN, int(limits.cpus * CPU_PERIOD_US))
+
 
 class Group(Protocol):
     """The cgroups of one sandbox, in every hierarchy of this machine.

@@ -9,12 +9,9 @@ from typing import Final
 from attrs import define, field, frozen
 
 from agentix_kernel.cgroups import kernfs
-from agentix_kernel.cgroups.contract import Bounds
+from agentix_kernel.cgroups.contract import Bounds, cpu_quota_us
 from agentix_kernel.world import Limits, Usage
 
-_PERIOD_US: Final = 100_000
-_QUOTA_US_MIN: Final = 1_000
-"""The kernel takes no quota below 1 ms a period."""
 _MEMORY: Final = "memory.limit_in_bytes"
 _MEMORY_AND_SWAP: Final = "memory.memsw.limit_in_bytes"
 
@@ -33,8 +30,8 @@ class V1Bounds:
         if "memory" in self.trees:
             self._set_memory(-1 if limits.memory_bytes is None else limits.memory_bytes)
         if "cpu" in self.trees:
-            quota = -1 if limits.cpus is None else max(_QUOTA_US_MIN, int(limits.cpus * _PERIOD_US))
-            self._write("cpu", "cpu.cfs_quota_us", quota)
+            quota = cpu_quota_us(limits)  # the period is CPU_PERIOD_US unless somebody changes it
+            self._write("cpu", "cpu.cfs_quota_us", -1 if quota is None else quota)
         if "pids" in self.trees:
             self._write("pids", "pids.max", "max" if limits.pids is None else limits.pids)
 

@@ -5,16 +5,11 @@ import errno
 import os
 import select
 from collections.abc import Iterable
-from typing import Final
-
 from attrs import define, field, frozen
 
 from agentix_kernel.cgroups import kernfs
-from agentix_kernel.cgroups.contract import Bounds
+from agentix_kernel.cgroups.contract import CPU_PERIOD_US, Bounds, cpu_quota_us
 from agentix_kernel.world import Limits, Usage
-
-_PERIOD_US: Final = 100_000
-_QUOTA_US_MIN: Final = 1_000
 
 
 @define(eq=False)
@@ -32,8 +27,7 @@ class V2Bounds:
         if "memory" in self.controllers:
             self._write("memory.max", "max" if limits.memory_bytes is None else limits.memory_bytes)
         if "cpu" in self.controllers:
-            quota = "max" if limits.cpus is None else max(_QUOTA_US_MIN, int(limits.cpus * _PERIOD_US))
-            self._write("cpu.max", f"{quota} {_PERIOD_US}")
+            self._write("cpu.max", f"{cpu_quota_us(limits) or 'max'} {CPU_PERIOD_US}")
         if "pids" in self.controllers:
             self._write("pids.max", "max" if limits.pids is None else limits.pids)
 

@@ -1,5 +1,5 @@
 """The flight recorder: one durable, verifiable journal of everything that happened.
 
 format.py is the file format, journal.py appends, disk.py and key.py are its ground, recover.py opens what a crash
-left, read.py and follow.py read, verify.py judges, trace.py shows it to people.
+left, read.py and follow.py read, verify.py judges.
 """

@@ -59,6 +59,7 @@ class Journal:
         self._open = True
         self._link = form.NO_LINK
         self._number = self._offset = self._room = self._spoiled_to = 0
+        self._vouched = self.published
         self._continue(cursor)
 
     @classmethod
@@ -168,11 +169,12 @@ class Journal:
         await self._committer.committed(seq)
 
     def close(self) -> None:
-        """Publish, commit and give everything back, that also when it raises JournalFull or JournalFailed."""
+        """Publish, commit and give everything back; that also when it raises JournalFull or JournalFailed."""
         if self._open:
             try:
                 self.publish()
                 self.commit()
+                self._seal()
             finally:
                 self.abandon()
 
@@ -213,8 +215,8 @@ class Journal:
 
     def _write(self, count: int, records: bytes, bodies: bytes) -> None:
         """One group, behind the last. What a failed write left is written over by the next."""
-        first = self.published + 1
-        data, link = form.encode_group(self._tag, self.key, self._link, count, first, self._committer.durable,
+        first, durable = self.published + 1, self._committer.durable
+        data, link = form.encode_group(self._tag, self.key, self._link, count, first, durable,
                                        self._mono_ns, self._wall_ns, records, bodies)
         size = len(data)
         try:
@@ -226,10 +228,20 @@ class Journal:
         self._offset += size
         self._room -= size
         self._link = link
+        self._vouched = durable
         self.published += count
         self._committer.published = self.published
         if self._followers:
             self._tell_followers(data)
+
+    def _seal(self) -> None:
+        """A group without records behind the last: it says that all before it were durable, so none is a torn tail."""
+        if self._vouched < self.published and self._room >= form.GROUP_BYTES:
+            try:
+                self._write(0, b"", b"")
+                self._file.datasync()
+            except OSError as error:
+                raise from_disk(error, str(self.disk), doing="close") from error
 
     def _publish_pieces(self) -> None:
         """What does not fit into this segment goes to the next, and what fits into none is several groups."""

@@ -1,9 +1,15 @@
 """What stands in the rendered blocks: one function a block, giving its lines."""
 
+import re
 from collections.abc import Callable, Iterator
-from typing import Final
+from typing import Any, Final
 
-from agentix_syscalls import calls, signals
+import click
+
+from agentix.agentctl.cli import EXIT_STATUSES, VERBS, Verb, cli
+from agentix.agentctl.launch import LaunchVerb
+from agentix_syscalls import calls, capabilities, errors, signals
+from agentix_syscalls.tables import Arg
 
 BLOCKS: Final[dict[str, Callable[..., list[str]]]] = {}
 """Blocks by name. A new page registers its own with @block."""
@@ -33,3 +39,160 @@ def abi() -> list[str]:
     names = sorted([name for name, _ in numbers] + [row.name for row in signals.SIGNALS])
     lines += ["", "__all__ = [", *(f'    "{name}",' for name in [*names, "Signals"]), "]"]
     return lines
+
+
+def text(words: str) -> str:
+    """A line of prose as mdoc: nothing in it is taken for a macro or an escape."""
+    escaped = words.replace("\\", "\\e").replace("--", "\\-\\-").replace('"', "\\(dq")
+    return "\\&" + escaped if escaped.startswith((".", "'")) else escaped
+
+
+def sentence(words: str) -> str:
+    """A capital at the start, a full stop at the end, each sentence on a line of its own as mdoc wants it."""
+    whole = words[:1].upper() + words[1:] + ("" if words.endswith(".") else ".")
+    return re.sub(r"\. (?=[A-Z])", ".\n", text(whole))
+
+
+def items(rows: "Iterator[tuple[str, str]] | list[tuple[str, str]]", kind: str = "-tag -width Ds") -> list[str]:
+    """A list of (heading macros, lines under it)."""
+    lines = [f".Bl {kind}"]
+    for heading, below in rows:
+        lines += [f".It {heading}", below]
+    return [*lines, ".El"]
+
+
+def command(words: tuple[str, ...]) -> click.Command:
+    """The verb of a page, such as ("audit", "verify")."""
+    found: click.Command = cli
+    context = click.Context(cli)
+    for word in words:
+        assert isinstance(found, click.Group)
+        inner = found.get_command(context, word)
+        assert inner is not None, f"no verb {word}"
+        found = inner
+    return found
+
+
+@block
+def name(*words: str) -> list[str]:
+    """NAME of a verb's page."""
+    return [f".Nm {'-'.join(('agentctl', *words))}", f".Nd {text(VERBS[words[0]].summary)}"]
+
+
+@block
+def synopsis(*words: str) -> list[str]:
+    """SYNOPSIS of a verb's page: its options, then its arguments."""
+    found = command(words)
+    head = f".Nm agentctl {' '.join(words)}"
+    if isinstance(found, LaunchVerb):
+        forms = ((".Ar SCRIPT",), (".Fl m Ar MODULE",), (".Fl -", ".Ar CMD"))
+        return [line for form in forms for line in (head, ".Op Ar options", *form, ".Op Ar ARG ...")]
+    lines = [head]
+    lines += [f".Op {_flag(option, option.opts[:1])}" for option in _options(found) if option.name != "prefix"]
+    for param in found.params:
+        if isinstance(param, click.Argument):
+            word = (param.metavar or str(param.name).upper()).removesuffix("...")
+            dots = " ..." if param.nargs == -1 else ""
+            lines.append(f".Ar {word}{dots}" if param.required else f".Op Ar {word}")
+    return lines
+
+
+def _options(found: click.Command) -> list[click.Option]:
+    return [param for param in found.params if isinstance(param, click.Option)]
+
+
+def _flag(option: click.Option, spellings: list[str]) -> str:
+    flags = " , ".join(f"Fl {word[1:]}" for word in spellings)
+    return flags if option.is_flag else f"{flags} Ar {option.metavar}"
+
+
+@block
+def options(*words: str) -> list[str]:
+    """The options of a verb, as its help has them."""
+    return items([(_flag(option, option.opts), sentence(option.help or "")) for option in _options(command(words))])
+
+
+@block
+def examples(*words: str) -> list[str]:
+    found = command(words)
+    assert isinstance(found, Verb)
+    lines: list[str] = []
+    for example, what in found.examples:
+        lines += [sentence(what), f".Dl {text(example)}", ".Pp"]
+    return lines[:-1]
+
+
+@block
+def exit_status(*words: str) -> list[str]:
+    """The exit statuses that this verb has; without one, all."""
+    rows: list[tuple[str, str]] = []
+    for row in EXIT_STATUSES:
+        if words and row.verbs and words[0] not in row.verbs:
+            continue
+        special = f"{', '.join(row.verbs)}: " if row.verbs and not words else ""
+        rows.append((text(row.status), sentence(special + row.doc)))
+    return items(rows)
+
+
+@block
+def verbs() -> list[str]:
+    return items([(f"Xr agentctl-{verb} 1", sentence(entry.summary)) for verb, entry in VERBS.items()])
+
+
+def _argument(arg: Arg) -> str:
+    return f".Op Ar {arg.name}" if not arg.required else f".Ar {arg.name}"
+
+
+def _error_rows(pairs: tuple[tuple[str, str], ...]) -> list[str]:
+    return items([(f"Bq Er {errno}", sentence(when)) for errno, when in pairs])
+
+
+def _call(call: calls.Call) -> list[str]:
+    """One system call as a subsection."""
+    lines = [f".Ss SYS_{call.name} ({call.number})", sentence(call.doc), ".Pp", f".Ic {call.name.lower()}",
+             *map(_argument, call.args), ".Pp", sentence(f"Result: {call.returns}"),
+             sentence(f"Capability: {call.capability}"), sentence(f"Support: {call.support}"),
+             sentence(f"Since {call.since}")]
+    if call.args:
+        rows = [(f"Ar {arg.name}", text(f"{arg.type.__name__}: {arg.doc}")) for arg in call.args]
+        lines += items(rows, "-tag -width Ds -compact")
+    return lines + (_error_rows(call.errors) if call.errors else [])
+
+
+@block
+def system_calls() -> list[str]:
+    """Every system call: arguments, result, errors."""
+    return [line for call in calls.CALLS for line in _call(call)]
+
+
+@block
+def common_errors() -> list[str]:
+    return _error_rows(calls.EVERY_CALL)
+
+
+@block
+def taxonomy() -> list[str]:
+    """The errors, each with its category and whether to try again."""
+    return items([(f"Bq Er {row.name}", sentence(
+        f"{row.category.value}, {row.severity.value}{', retryable' if row.retryable else ''}: {row.doc}"))
+        for row in errors.ERRORS])
+
+
+@block
+def capability_names() -> list[str]:
+    return items([(f"Cm {row.name}", sentence(row.doc)) for row in capabilities.CAPABILITIES])
+
+
+@block
+def signal_rows() -> list[str]:
+    """Every signal with both numbers and what it does."""
+    return items([(f"Dv {row.name}", "\n".join(_signal(row))) for row in signals.SIGNALS])
+
+
+def _signal(row: Any) -> list[str]:
+    linux = f"Linux's number {row.linux}" if row.linux is not None else "not a signal of Linux"
+    traits = [f"Number {row.number}", linux, f"default: {row.default.value}"]
+    traits += [] if row.catchable else ["never masked, ignored or handled"]
+    traits += ["sent by the kernel and root only"] if row.operator_only else []
+    traits += ["passed on as the Linux signal when there is no handler"] if row.forwarded else []
+    return [sentence(row.doc), sentence("; ".join(traits))]

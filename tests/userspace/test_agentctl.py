@@ -420,3 +420,25 @@ def test_a_descriptor_more_than_linux_takes_is_refused(operator):
 def test_the_help_imports_no_tables():
     code = "import sys, agentix.agentctl; print(sorted({'attr', 'msgpack', 'json', 'subprocess'} & set(sys.modules)))"
     assert subprocess.check_output([sys.executable, "-c", code], text=True) == "[]\n"
+
+
+def test_ctrl_c_is_quiet(operator):
+    gate = threading.Event()
+
+    def logs(*_args):
+        yield [1, b"begun\n"]
+        gate.wait(10)
+    operator.on("logs", logs)
+    with subprocess.Popen([sys.executable, "-m", "agentix.agentctl", "logs", "-f", "7"], stdout=subprocess.PIPE,
+                          stderr=subprocess.PIPE) as child:
+        assert child.stdout is not None
+        assert child.stdout.readline() == b"begun\n"
+        child.send_signal(signal.SIGINT)
+        _, complaint = child.communicate(timeout=10)
+    gate.set()
+    assert (child.returncode, complaint) == (130, b"\n")
+
+
+def test_version(operator):
+    result = operator.run("--version")
+    assert (result.exit_code, result.stdout.startswith("agentctl ")) == (0, True)

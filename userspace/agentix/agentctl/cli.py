@@ -13,15 +13,25 @@ import click
 if TYPE_CHECKING:
     from agentix.control import Client
 
+class ExitStatus(NamedTuple):
+    """One row: the status, the verbs that it is special to (none: all), what it means."""
+
+    status: str
+    verbs: tuple[str, ...]
+    doc: str
+
+
 EXIT_STATUSES: Final = (
-    ("0", "done"),
-    ("1", "the operation failed, or what was checked is not as it should be"),
-    ("2", "the command line is wrong"),
-    ("124", "wait: the time given is over, and the agent still there"),
-    ("125", "run, spawn, wait: Agentix failed, not the agent"),
-    ("126", "run, spawn: found, but not executable or not readable"),
-    ("127", "run, spawn: not found"),
-    ("128+n", "run, wait: Linux signal n ended the agent (137: killed, also by its policy or a limit)"),
+    ExitStatus("0", (), "done"),
+    ExitStatus("1", (), "the operation failed, or what was checked is not as it should be"),
+    ExitStatus("2", (), "the command line is wrong"),
+    ExitStatus("124", ("wait",), "the time given is over, and the agent still there"),
+    ExitStatus("125", ("run", "spawn", "wait"), "Agentix failed, not the agent"),
+    ExitStatus("126", ("run", "spawn"), "found, but not executable or not readable"),
+    ExitStatus("127", ("run", "spawn"), "not found"),
+    ExitStatus("128+n", ("run", "wait"),
+               "Linux signal n ended the agent (137: killed, also by its policy or a limit)"),
+    ExitStatus("other", ("run", "wait"), "the agent's own"),
 )
 FAILED, TIME_OVER, AGENTIX_FAILED, NOT_EXECUTABLE, NOT_FOUND = 1, 124, 125, 126, 127
 INTERRUPTED: Final = 130
@@ -177,7 +187,8 @@ class Verbs(click.Group):
 
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Exit status"):
-            formatter.write_dl(EXIT_STATUSES)
+            formatter.write_dl([(row.status, f"{', '.join(row.verbs)}: {row.doc}" if row.verbs else row.doc)
+                                for row in EXIT_STATUSES])
 
     def main(self, *args: Any, **more: Any) -> NoReturn:
         """Run a command line and exit; errors are one line, an interrupt and a closed pipe are silent."""

@@ -10,7 +10,7 @@ from typing import Any, Final, Self
 
 from agentix.agentctl.cli import Which, complain
 from agentix.agentctl.format import printable
-from agentix.control import Client
+from agentix.control import Client, NoKernelError
 from agentix_syscalls import signals
 from agentix_syscalls.errors import CallError
 
@@ -72,6 +72,8 @@ class Forwarding:
         except CallError as error:
             if error.number != errno.ESRCH:  # it has ended in the meantime
                 complain(printable(error.message))
+        except NoKernelError as error:
+            complain(f"no kernel answers at {error.path} any longer")
 
 
 def attend(which: Which, spawn: Callable[[Client], dict[str, Any]], *, remove: bool) -> int:

@@ -14,6 +14,7 @@ from typing import Final
 from agentix.agentctl.cli import AGENTIX_FAILED, Failure, Which, complain
 from agentix.agentctl.format import duration
 from agentix.control import NoKernelError
+from agentix_syscalls.errors import CallError
 
 READY_S: Final = 60.0
 SHUTDOWN_S: Final = 30.0
@@ -37,8 +38,9 @@ def kernel(which: Which) -> Generator[Which, None, None]:
     else:
         yield which
         return
-    prefix = which.prefix or tempfile.mkdtemp(prefix="agentix-", dir="/var/tmp")
-    with _running(os.path.abspath(prefix)):
+    program = agentd()
+    prefix = os.path.abspath(which.prefix or tempfile.mkdtemp(prefix="agentix-", dir="/var/tmp"))
+    with _running(program, prefix):
         yield Which(prefix)
 
 
@@ -52,14 +54,14 @@ def agentd() -> str:
 
 
 @contextlib.contextmanager
-def _running(prefix: str) -> Generator[None, None, None]:
+def _running(program: str, prefix: str) -> Generator[None, None, None]:
     log_path = os.path.join(prefix, "agentd.log")
     complain(f"no kernel is running: starting a private one under {prefix}")
     begun = time.monotonic()
     os.makedirs(prefix, exist_ok=True)
     with open(log_path, "ab") as log:
         # Its own session, so that Ctrl-C is the agent's and not the kernel's.
-        child = subprocess.Popen([agentd(), "--prefix", prefix, "--foreground"], stdin=subprocess.DEVNULL, stdout=log,
+        child = subprocess.Popen([program, "--prefix", prefix, "--foreground"], stdin=subprocess.DEVNULL, stdout=log,
                                  stderr=log, start_new_session=True)
     try:
         _await_ready(child, Which(prefix), log_path)
@@ -67,7 +69,7 @@ def _running(prefix: str) -> Generator[None, None, None]:
         yield
     finally:
         _shut_down(child, Which(prefix))
-        complain(f"kernel shut down; its record stays under {prefix}")
+        complain(f"kernel ended; its record stays under {prefix}")
 
 
 def _await_ready(child: "subprocess.Popen[bytes]", which: Which, log_path: str) -> None:
@@ -87,10 +89,11 @@ def _await_ready(child: "subprocess.Popen[bytes]", which: Which, log_path: str) 
 
 
 def _shut_down(child: "subprocess.Popen[bytes]", which: Which) -> None:
-    with contextlib.suppress(NoKernelError), contextlib.suppress(Exception), which.connect() as client:
-        client.call("shutdown", "the run it was started for has ended")
+    """In order if it listens; if not, by SIGTERM."""
     try:
+        with which.connect() as client:
+            client.call("shutdown", "the run it was started for has ended")
         child.wait(SHUTDOWN_S)
-    except subprocess.TimeoutExpired:
+    except (NoKernelError, CallError, subprocess.TimeoutExpired):
         child.terminate()
         child.wait()

@@ -1,0 +1,77 @@
+"""How agentctl shows and reads sizes, durations, colours and untrusted text."""
+
+import os
+import pty
+import subprocess
+import sys
+
+import click
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from agentix.agentctl import format as show
+
+
+@pytest.mark.parametrize(("word", "count"), [
+    ("0", 0), ("512M", 512 << 20), ("2G", 2 << 30), ("64Ki", 65536), ("64KiB", 65536), ("1.5k", 1536), ("10B", 10),
+])
+def test_sizes_are_read(word, count):
+    assert show.read_size(word) == count
+
+
+@pytest.mark.parametrize("word", ["", "M", "-1", "1X", "1 M x", "0x10", "1e9"])
+def test_what_is_not_a_size(word):
+    with pytest.raises(click.BadParameter):
+        show.read_size(word)
+
+
+@pytest.mark.parametrize(("word", "seconds"), [("5", 5), ("0.5s", 0.5), ("5m", 300), ("2h", 7200), ("1d", 86400),
+                                               ("250ms", 0.25)])
+def test_durations_are_read(word, seconds):
+    assert show.read_duration(word) == seconds
+
+
+@pytest.mark.parametrize("word", ["", "s", "5 m", "-5", "5w", "inf"])
+def test_what_is_not_a_duration(word):
+    with pytest.raises(click.BadParameter):
+        show.read_duration(word)
+
+
+@pytest.mark.parametrize(("count", "word"), [
+    (0, "0"), (1023, "1023"), (1024, "1.0K"), (12 << 20, "12.0M"), (300 << 20, "300M"), (1 << 62, "4096P"),
+])
+def test_sizes_are_shown(count, word):
+    assert show.size(count) == word
+
+
+@pytest.mark.parametrize(("seconds", "word"), [
+    (-1, "0.00s"), (0.254, "0.25s"), (59.9, "59s"), (60, "1m00s"), (3599, "59m59s"), (7830, "2h10m"),
+    (86400 * 3 + 14400, "3d04h"),
+])
+def test_durations_are_shown(seconds, word):
+    assert show.duration(seconds) == word
+
+
+@given(st.text())
+def test_nothing_printable_steers_a_terminal(text):
+    shown = show.printable(text)
+    assert all(ord(letter) >= 0x20 and not 0x7f <= ord(letter) <= 0x9f for letter in shown)
+    shown.encode()
+
+
+def on_a_terminal(**environment):
+    """What a table looks like on a terminal 40 columns wide."""
+    code = "from agentix.agentctl import format as f; f.table(('STATE', 'WHAT'), [('running', 'x' * 60)])"
+    ours, theirs = pty.openpty()
+    subprocess.run([sys.executable, "-c", code], stdout=theirs, check=True,
+                   env={**os.environ, "COLUMNS": "40", "TERM": "xterm", **environment})
+    os.close(theirs)
+    shown = os.read(ours, 4096).decode()
+    os.close(ours)
+    return shown.split("\r\n")[1]
+
+
+def test_a_terminal_gets_colour_and_its_width():
+    assert on_a_terminal(NO_COLOR="") == "\x1b[32mrunning\x1b[0m  " + "x" * 31
+    assert on_a_terminal(NO_COLOR="1") == "running  " + "x" * 31

@@ -5,6 +5,7 @@ import errno
 import os
 import select
 from collections.abc import Iterable
+
 from attrs import define, field, frozen
 
 from agentix_kernel.cgroups import kernfs

@@ -150,7 +150,7 @@ def _report(attempt: Callable[[], str], writer: int) -> None:
     try:
         text = f"{ON} {attempt()}"
     except BaseException as error:  # an exception must not unwind into the parent's code
-        text = f"{OFF} {error.strerror if isinstance(error, OSError) else error!r}"
+        text = f"{OFF} {error.strerror if isinstance(error, OSError) else repr(error)}"
     try:
         os.write(writer, text.encode())
     finally:

@@ -155,8 +155,12 @@ def _lines(path: str) -> list[str]:
 
 
 def _mount(line: str) -> Mount:
-    fields = line.split()
-    return Mount(fields[2], fields[3], fields[4], frozenset(fields[5].split(",")))
+    front, _, back = line.partition(" - ")
+    fields = front.split()
+    options = frozenset(fields[5].split(","))
+    if "ro" in back.split()[-1].split(","):  # the whole file system is
+        options = options - {"rw"} | {"ro"}
+    return Mount(fields[2], fields[3], fields[4], options)
 
 
 def _memberships(line: str) -> list[tuple[str, str]]:

@@ -11,6 +11,9 @@ from attrs import frozen
 from agentix_syscalls import types
 from agentix_syscalls.tables import Arg, Operation
 
+DESCRIPTORS_MAX: Final = 64
+"""So many descriptors travel beside one frame."""
+
 
 @frozen
 class Control(Operation):

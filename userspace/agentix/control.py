@@ -16,8 +16,6 @@ from agentix_syscalls.errors import CallError, Reason
 SYSTEM_SOCKET: Final = "/run/agentix/control.sock"
 SOCKET_PATH_MAX_BYTES: Final = 107
 """sun_path of Linux, without its closing NUL."""
-DESCRIPTORS_MAX: Final = 253
-"""SCM_MAX_FD of Linux: so many descriptors travel beside one frame."""
 
 
 class NoKernelError(Exception):
@@ -79,8 +77,8 @@ class Client:
         frame = wire.request(control.BY_NAME[name].number, self._serial, list(args))
         if len(frame) > wire.CONTROL_BODY_MAX_BYTES:
             raise CallError(errno.EMSGSIZE, f"{name}: {len(frame)} bytes; a request has 16 MiB at most")
-        if len(descriptors) > DESCRIPTORS_MAX:
-            raise CallError(errno.EINVAL, f"{name}: more than {DESCRIPTORS_MAX} binds")
+        if len(descriptors) > control.DESCRIPTORS_MAX:
+            raise CallError(errno.EINVAL, f"{name}: {len(descriptors)} binds; at most {control.DESCRIPTORS_MAX}")
         sent = socket.send_fds(self._socket, [frame], list(descriptors)) if descriptors else 0
         self._socket.sendall(memoryview(frame)[sent:])
 

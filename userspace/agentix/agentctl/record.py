@@ -6,7 +6,6 @@ import click
 
 from agentix.agentctl import format as show
 from agentix.agentctl.cli import FAILED, Which, json_option, read_agent, verb
-from agentix_syscalls import records
 
 
 @verb(examples=(
@@ -22,20 +21,7 @@ def trace(which: Which, agent: int | str | None, *, follow: bool, tail: int | No
     """Show the flight record of one agent or of all: calls, signals, denials, limits, starts and ends."""
     with which.connect() as client:
         for record in client.stream("trace", agent, follow, tail):
-            named = name_numbers(record)
-            click.echo(show.dump(named) if as_json else line(named))
-
-
-def name_numbers(record: dict[str, Any]) -> dict[str, Any]:
-    """The record with names where the journal has numbers: kind, phase, verdict."""
-    named = dict(record)
-    if isinstance(record["kind"], int):
-        row = records.BY_NUMBER.get(record["kind"])
-        named["kind"] = row.name if row is not None else str(record["kind"])
-    for key, names in (("phase", records.PHASES), ("verdict", records.VERDICTS)):
-        if isinstance(record[key], int) and record[key] < len(names):
-            named[key] = names[record[key]]
-    return named
+            click.echo(show.dump(record) if as_json else line(record))
 
 
 _NOTHING: Final[tuple[object, ...]] = (None, "", b"", (), [], {})
@@ -43,7 +29,12 @@ _VERDICT_COLOURS: Final = {"denied": "red", "failed": "yellow", "faulted": "red"
 
 
 def line(record: dict[str, Any]) -> str:
-    """One record as a person reads it: time, number, agent, kind, verdict, then the fields that say something."""
+    """One record as a person reads it: time, number, agent, kind, verdict, then the fields that say something.
+
+    In its place may stand {missed, first_seq, last_seq}: what came too fast for this reader.
+    """
+    if "missed" in record:
+        return f"{record['missed']} records ({record['first_seq']} to {record['last_seq']}) missed: they came too fast"
     who = f"{record['agent']}.{record['life']}" if record["agent"] else "kernel"
     kind = record["kind"] if record["phase"] == "event" else f"{record['kind']}/{record['phase']}"
     verdict = record["verdict"]

@@ -1,0 +1,1 @@
+"""What the benchmarks share: a private kernel, C built on the spot, cages without a kernel, statistics, reports."""

@@ -1,0 +1,1 @@
+"""One module a benchmark; the scripts beside this folder start them."""

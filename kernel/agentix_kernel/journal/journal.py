@@ -6,7 +6,6 @@ survive a power loss. One thread calls append and publish.
 """
 
 import errno
-import hashlib
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -51,7 +50,7 @@ class Journal:
         self._mono_ns = self._wall_ns = 0
         self._refused: JournalError | None = None
         self._followers: list[Follower] = []
-        self._capacity = segment_bytes - form.FIRST_GROUP - form.GROUP_BYTES
+        self._capacity = segment_bytes - form.FIRST_GROUP - form.OVERHEAD_MAX_BYTES
         self._preparer = Preparer(disk, segment_bytes, threaded=threaded)
         self._committer = Committer(str(disk), self.published, threaded=threaded)
         self.commit_fd = self._committer.fd
@@ -128,7 +127,7 @@ class Journal:
             raise self._committer.failed
         try:
             records, bodies = b"".join(self._records), b"".join(self._bodies.values())
-            if form.GROUP_BYTES + len(records) + len(bodies) <= self._room:
+            if form.OVERHEAD_MAX_BYTES + len(records) + len(bodies) <= self._room:
                 self._write(len(self._records), records, bodies)
                 self._records.clear()
                 self._bodies.clear()
@@ -199,9 +198,9 @@ class Journal:
     # --- inside --------------------------------------------------------------------------------------------------
 
     def _pack_body(self, fields: tuple[Any, ...], data: "tuple[Any, ...] | list[Any]") -> bytes:
-        """A record whose body may be dropped later: it keeps the length and the hash of that."""
+        """A record whose body may be dropped later: it stands apart."""
         body = self._pack(data)
-        packed = self._pack((*fields, len(body), hashlib.sha256(body).digest()))
+        packed = self._pack((*fields, len(body)))
         self._check_append(len(packed) + len(body))
         self._bodies[len(self._records)] = body
         return packed
@@ -252,7 +251,7 @@ class Journal:
                 if size + more > self._capacity:
                     break
                 count, size = index + 1, size + more
-            if form.GROUP_BYTES + size > self._room:
+            if form.OVERHEAD_MAX_BYTES + size > self._room:
                 self._roll()
             bodies = b"".join(body for index, body in self._bodies.items() if index < count)
             self._write(count, b"".join(self._records[:count]), bodies)
@@ -299,7 +298,7 @@ class Journal:
 
     def _tell_followers(self, data: bytes) -> None:
         """Decoded once for all, and only when somebody follows."""
-        group = form.parse(data, 0, self._tag)
+        group = form.parse(data, 0, self._tag, self.key)
         assert group is not None
         for record in decode(data, group):
             for follower in self._followers:

@@ -45,13 +45,10 @@ def decode(data: bytes, group: Group) -> list[Record]:
     found: list[Record] = []
     seq, mono_ns, wall_ns, at = group.first_seq, group.mono_ns, group.wall_ns, group.bodies_at
     for after, agent, life, kind, phase, verdict, rule, correlation, values, *body in form.rows(data, group):
-        dropped = False
+        dropped = bool(body) and group.dropped
         if body:
-            raw = data[at:at + body[0]]
+            values = () if dropped else form.unpack(data[at:at + body[0]])  # noqa: PLW2901 - it stands in for the nil
             at += body[0]
-            # A body begins with the mark of an array, so one that is all zeros was dropped.
-            dropped = not raw.strip(b"\0")
-            values = () if dropped else form.unpack(raw)  # noqa: PLW2901 - the body stands in for the nil
         found.append(Record(seq, mono_ns + after, wall_ns + after, agent, life, kind, phase, verdict, rule, correlation,
                             values, dropped))
         seq += 1

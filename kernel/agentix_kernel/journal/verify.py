@@ -4,7 +4,6 @@ Works beside a kernel that appends. What it cannot see alone: records that were 
 That takes an anchor, the head of the chain kept elsewhere.
 """
 
-import hashlib
 import math
 from typing import Final
 
@@ -65,40 +64,57 @@ def verify(disk: Disk, key: Key) -> Report:
     return audit.report()
 
 
+@frozen
+class _Place:
+    """What was known at a place: what follows may not count."""
+
+    number: int
+    offset: int
+    next_seq: int
+    records: int
+    groups: int
+
+
 @define
 class _Audit:
     disk: Disk
     key: Key
     used: list[int] = field(factory=list[int])
     problems: list[Problem] = field(factory=list[Problem])
+    foreign: list[Problem] = field(factory=list[Problem])
     records: int = 0
     groups: int = 0
     first_seq: int = 0
     next_seq: int = 1
     links: list[bytes] = field(factory=lambda: [form.NO_LINK])
     """What the next head or group may follow: one link, more after a problem."""
-    broken_seq: int = 0
-    """The sequence expected at the first problem; 0 without one."""
+    astray: bool = False
+    """The last place was broken and told: how the next whole group or head follows is no problem of its own."""
+    before: "_Place | None" = None
+    """Where the first problem is, or the end that is not whole."""
     proof: float = -1
     """The highest sequence that something behind the first problem knows durable: only up to that it is no crash."""
-    torn: int = 0
 
     def tell(self, number: int, offset: int, what: str, *, crash: bool = True) -> None:
         """`crash`: a power loss may have done it, if nothing behind it says otherwise."""
-        if not self.problems:
-            self.broken_seq = self.next_seq
+        self._mark(number, offset)
         if not crash:
             self.proof = math.inf
         if len(self.problems) < PROBLEMS_MAX:
             self.problems.append(Problem(form.name_of(number), offset, self.next_seq, what))
 
     def report(self) -> Report:
-        problems = self.problems
-        if problems and self.proof < self.broken_seq:
-            problems = []
-        last = self.next_seq - 1 if problems or not self.broken_seq else self.broken_seq - 1
-        torn = 0 if problems else self.torn
-        return Report(self.records, self.groups, len(self.used), self.first_seq, last, problems, torn)
+        at = self.before
+        if at is None or self.proof >= at.next_seq:
+            return Report(self.records, self.groups, len(self.used), self.first_seq, self.next_seq - 1,
+                          [*self.foreign, *self.problems])
+        torn = sum(len(walk.load(self.disk, number, at.offset if number == at.number else 0).rstrip(b"\0"))
+                   for number in self.used if number >= at.number)
+        return Report(at.records, at.groups, len(self.used), self.first_seq, at.next_seq - 1, self.foreign, torn)
+
+    def _mark(self, number: int, offset: int) -> None:
+        if self.before is None:
+            self.before = _Place(number, offset, self.next_seq, self.records, self.groups)
 
     # --- the folder ----------------------------------------------------------------------------------------------
 
@@ -106,8 +122,7 @@ class _Audit:
         names = self.disk.names()
         for name in names:
             if form.number_of(name) is None:
-                self.problems.append(Problem(name, 0, 0, "not a file of a journal"))
-                self.proof = math.inf
+                self.foreign.append(Problem(name, 0, 0, "not a file of a journal"))
         there = walk.numbers(self.disk)
         while there and not walk.load(self.disk, there[-1], 0, form.HEAD_BYTES).strip(b"\0"):
             self._unused(there.pop())
@@ -136,32 +151,37 @@ class _Audit:
             head = walk.head(self.disk, self.key, number)
         except (Broken, JournalKeyError, JournalNewer) as error:
             # Told as no crash only when groups stand behind it: heads are durable before those are written.
-            grouped = form.find(data, form.FIRST_GROUP, self.key.tag(number)) is not None
+            grouped = form.find(data, form.FIRST_GROUP, self.key.tag(number), self.key) is not None
             self.tell(number, 0, str(error), crash=not grouped and isinstance(error, Broken))
             self._allow(data[form.HEAD_BYTES - LINK_BYTES:form.HEAD_BYTES])
+            self.astray = True
             return
         if head is None:
             self.tell(number, 0, "the segment is empty, but later ones are in use", crash=False)
+            self.astray = True
             return
         self._follows(number, head)
         self.first_seq = self.first_seq or head.first_seq
         self.links = [head.link]
+        if data[form.HEAD_BYTES:form.FIRST_GROUP].strip(b"\0"):
+            self.tell(number, form.HEAD_BYTES, "bytes between the head and the first group", crash=False)
 
     def _follows(self, number: int, head: Head) -> None:
-        if head.first_seq != self.next_seq:
+        if self._out_of_order(head.first_seq):
             self.tell(number, 0, self._order(head.first_seq, "segment"))
-            self.next_seq = max(self.next_seq, head.first_seq)
-        elif head.previous not in self.links:
+        elif head.previous not in self.links and not self.astray:
             self.tell(number, 0, "the segment does not follow the one before it")
+        self.next_seq = max(self.next_seq, head.first_seq)
+        self.astray = False
 
     def _groups(self, number: int, data: bytes, *, last: bool) -> None:
         tag, at = self.key.tag(number), form.FIRST_GROUP
         while True:
-            group, what = _parse(data, at, tag)
+            group, what = _parse(data, at, tag, self.key)
             if group is None and last:
                 # A kernel may have been writing here while it was read.
                 data = data[:at] + walk.load(self.disk, number, at)
-                group, what = _parse(data, at, tag)
+                group, what = _parse(data, at, tag, self.key)
             if group is not None:
                 self._group(number, data, group)
                 at = group.end
@@ -169,10 +189,9 @@ class _Audit:
             span = len(data[at:].rstrip(b"\0"))
             if not span:
                 return
-            found = form.find(data, at + 1, tag)
+            found = form.find(data, at + 1, tag, self.key)
             if found is None and last:
-                self.torn += span
-                self.broken_seq = self.broken_seq or self.next_seq
+                self._mark(number, at)
                 return
             self.tell(number, at, what or "bytes that belong to no group")
             self._past(data, at)
@@ -182,33 +201,19 @@ class _Audit:
 
     def _group(self, number: int, data: bytes, group: Group) -> None:
         follows = any(self.key.link(link, group.digest) == group.link for link in self.links)
-        if group.first_seq != self.next_seq:
+        if self._out_of_order(group.first_seq):
             self.tell(number, group.start, self._order(group.first_seq, "group"))
-        elif not follows:
+        elif not follows and not self.astray:
             self.tell(number, group.start, "the group does not follow the one before it")
         if follows:
             self.links = [group.link]
         else:
             self._allow(group.link)
-        self.proof = max(self.proof, group.durable if self.problems else -1)
+        self.proof = max(self.proof, group.durable if self.before else -1)
         self.records += group.count
         self.groups += 1
         self.next_seq = max(self.next_seq, group.next_seq)
-        if group.end > group.bodies_at:
-            self._bodies(number, data, group)
-
-    def _bodies(self, number: int, data: bytes, group: Group) -> None:
-        """Bodies may be gone after a checkpoint, and are zeros then; else each is what its record says."""
-        at = group.bodies_at
-        for index, row in enumerate(form.rows(data, group)):
-            if len(row) < 11:
-                continue
-            size, digest = row[9:11]
-            body = data[at:at + size]
-            if body.strip(b"\0") and hashlib.sha256(body).digest() != digest:
-                self.tell(number, at, f"the body of record {group.first_seq + index} is not as it was written",
-                          crash=False)
-            at += size
+        self.astray = False
 
     def _past(self, data: bytes, at: int) -> None:
         """What may follow a broken group: the link that stands in it, or the one that belongs there."""
@@ -216,9 +221,13 @@ class _Audit:
         for before in list(self.links):
             self._allow(self.key.link(before, digest))
         self._allow(link)
+        self.astray = True
 
     def _allow(self, link: bytes) -> None:
         self.links = [*self.links, link][-LINKS_MAX:]
+
+    def _out_of_order(self, seq: int) -> bool:
+        return seq < self.next_seq or (seq > self.next_seq and not self.astray)
 
     def _order(self, seq: int, what: str) -> str:
         if seq > self.next_seq:
@@ -226,8 +235,8 @@ class _Audit:
         return f"this {what} of record {seq} stands behind record {self.next_seq - 1}"
 
 
-def _parse(data: bytes, at: int, tag: bytes) -> tuple[Group | None, str]:
+def _parse(data: bytes, at: int, tag: bytes, key: Key) -> tuple[Group | None, str]:
     try:
-        return form.parse(data, at, tag), ""
+        return form.parse(data, at, tag, key), ""
     except (Broken, JournalNewer) as error:
         return None, str(error)

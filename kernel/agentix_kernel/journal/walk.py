@@ -117,7 +117,7 @@ def chain(data: bytes, key: Key, cursor: Cursor) -> Iterator[tuple[bytes, Group]
     tag, at = key.tag(cursor.number), 0
     while True:
         try:
-            group = form.parse(data, at, tag)
+            group = form.parse(data, at, tag, key)
         except Broken:
             return
         if group is None or group.first_seq != cursor.next_seq or key.link(cursor.link, group.digest) != group.link:
@@ -139,7 +139,7 @@ def contradiction(disk: Disk, key: Key, cursor: Cursor) -> str | None:
         data = load(disk, number)
         headed = number == cursor.number or _headed(disk, key, number)
         at = cursor.offset if number == cursor.number else form.FIRST_GROUP
-        while (group := form.find(data, at, key.tag(number))) is not None:
+        while (group := form.find(data, at, key.tag(number), key)) is not None:
             where = f"{form.name_of(number)} at {group.start}"
             if not headed:
                 return f"{form.name_of(number)} has groups, but its head is not as it was written"

@@ -1,12 +1,14 @@
 """What detect reads of machines that we are not on, and how it refuses."""
 
 import errno
+import importlib
 import os
 
 import pytest
 
 from agentix_kernel.cgroups import detect
 from agentix_kernel.cgroups.detect import Mounts, own_path, read_mounts
+from agentix_kernel.cgroups.limits_v1 import V1Bounds
 from agentix_kernel.cgroups.limits_v2 import V2Bounds, V2Tree, switch_on
 from agentix_kernel.world import Limits
 from agentix_syscalls.errors import CallError
@@ -74,6 +76,19 @@ def test_a_kind_that_is_not_here_is_refused_with_the_remedy():
     assert "CONFIG_CGROUPS" in refused.value.remedy
 
 
+def test_a_tree_that_cannot_be_written_is_refused_with_the_remedy(monkeypatch):
+    def refuse(path):
+        raise OSError(errno.EROFS, "Read-only file system", path)
+
+    module = importlib.import_module("agentix_kernel.cgroups.detect")  # the package's `detect` is the function
+    monkeypatch.setattr(module, "_make", refuse)
+    with pytest.raises(CallError) as refused:
+        detect("agentix-test")
+    assert refused.value.number == errno.EROFS
+    assert "agentix-test" in refused.value.message
+    assert "Delegate=yes" in refused.value.remedy
+
+
 @pytest.fixture
 def folder(tmp_path):
     """A plain folder in place of a v2 cgroup: shows what is written where."""
@@ -88,6 +103,23 @@ def folder_fd(folder):
     fd = os.open(folder, os.O_RDONLY)
     yield fd
     os.close(fd)
+
+
+def test_v1_out_of_memory_counts_before_the_kernel_has_counted(folder, folder_fd):
+    """It tells, then kills, then counts: an owner that looks at once must see it."""
+    control = folder / "1.1" / "memory.oom_control"
+    control.write_text("oom_kill_disable 0\nunder_oom 1\noom_kill 0\n")
+    bounds = V1Bounds({"memory": folder_fd}, "1.1", oom_fd=os.eventfd(1, os.EFD_NONBLOCK))
+    assert bounds.usage().oom_kills == 1
+    control.write_text("oom_kill_disable 0\nunder_oom 0\noom_kill 2\n")
+    assert bounds.usage().oom_kills == 2
+    bounds.close()
+
+
+def test_v1_removal_is_not_out_of_memory(folder, folder_fd):
+    bounds = V1Bounds({"memory": folder_fd}, "1.1", oom_fd=os.eventfd(1, os.EFD_NONBLOCK))
+    assert bounds.usage().oom_kills == 0  # there is no memory.oom_control any more
+    bounds.close()
 
 
 def test_v2_limits_as_written(folder, folder_fd):

@@ -81,7 +81,7 @@ def detect(root_name: str, *, prefer: str | None = None) -> Hierarchies:
     except OSError as error:
         raise CallError(
             error.errno or errno.EIO,
-            f"cannot make cgroups: {error.strerror}: {error.filename}",
+            f"cannot make cgroups: {error}",
             remedy="run agentd as root with /sys/fs/cgroup writable; in a systemd unit add Delegate=yes,"
             " in a container mount /sys/fs/cgroup read-write",
         ) from error

@@ -8,6 +8,7 @@ import fcntl
 import os
 import platform
 import signal
+import socket
 import sys
 import time
 from collections.abc import AsyncIterator, Callable
@@ -45,8 +46,8 @@ class Machine:
 
     config: Config
     say: Callable[[str], None]
-    steps: list[tuple[str, str]] = field(factory=list)
-    layers: list[dict[str, Any]] = field(factory=list)
+    steps: list[tuple[str, str]] = field(factory=list[tuple[str, str]])
+    layers: list[dict[str, Any]] = field(factory=list[dict[str, Any]])
     accepted: tuple[str, ...] = ()
     lock_fd: int = -1
     uids: UidRange | None = None
@@ -213,7 +214,7 @@ async def run(machine: Machine, ready: Callable[[Kernel], None] = lambda _: None
 async def _served(machine: Machine, kernel: Kernel, nursery: trio.Nursery) -> AsyncIterator[None]:
     """Mount, spawner and sockets around a running kernel; given back in the opposite order."""
     config = machine.config
-    fuse = FuseServer(kernel.tree, MountGate(kernel), on_fault=lambda where, text: kernel.fault_text(where, text))
+    fuse = FuseServer(kernel.tree, MountGate(kernel), on_fault=kernel.fault_text)
     sandboxes = kernel.world.sandboxes
     assert isinstance(sandboxes, LinuxSandboxes)
     os.makedirs(config.mount, exist_ok=True)
@@ -231,7 +232,8 @@ async def _served(machine: Machine, kernel: Kernel, nursery: trio.Nursery) -> As
     kernel.doors = doors
     nursery.start_soon(doors.run)
     listener = server.listen(config.control_socket, config.group)
-    nursery.start_soon(server.serve, kernel, listener)
+    serving = trio.CancelScope()
+    nursery.start_soon(_serve_control, serving, kernel, listener)
     nursery.start_soon(_signals, kernel)
     _tell(machine, kernel, "sockets", config.control_socket)
     kernel.flush()
@@ -239,9 +241,16 @@ async def _served(machine: Machine, kernel: Kernel, nursery: trio.Nursery) -> As
         yield
     finally:
         with trio.CancelScope(shield=True):
+            serving.cancel()
+            await trio.lowlevel.checkpoint()
             listener.close()
             os.unlink(config.control_socket)
             await sandboxes.aclose()  # before the mount: zygotes hold it open
+
+
+async def _serve_control(scope: trio.CancelScope, kernel: Kernel, listener: socket.socket) -> None:
+    with scope:
+        await server.serve(kernel, listener)
 
 
 def _interrupt(kernel: Kernel, fuse: FuseServer, uid: int) -> None:

@@ -16,13 +16,15 @@ LOG_NAME = "agentd.log"
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 80})
 @click.option("--prefix", metavar="DIR", help="A private kernel: sockets, state and mount below DIR.")
-@click.option("--config", "config_path", metavar="FILE", help="Configuration (default: DIR/agentd.toml, or the system's).")
-@click.option("--daemon", is_flag=True, help="Go to the background once agents can be spawned.")
+@click.option("--config", "config_path", metavar="FILE",
+              help="Configuration (default: DIR/agentd.toml, or the system's).")
+@click.option("--daemon/--foreground", default=False,
+              help="Go to the background once agents can be spawned; or stay (the default).")
 @click.option("--doctor", is_flag=True, help="Print the matrix of layers of this machine and exit.")
 @click.option("--json", "as_json", is_flag=True, help="With --doctor: JSON.")
 @click.version_option(__version__, prog_name="agentd")
 def main(prefix: str | None, config_path: str | None, *, daemon: bool, doctor: bool, as_json: bool) -> None:
-    """Run the kernel for AI agents: in the foreground until SIGTERM, or with
+    r"""Run the kernel for AI agents: in the foreground until SIGTERM, or with
     --daemon in the background.
 
     \b

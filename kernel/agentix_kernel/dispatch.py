@@ -45,7 +45,7 @@ ENTRIES: Final = {call.number: _entry(call) for call in calls.CALLS}
 HELLO: Final = calls.SYS_HELLO
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class Session:
     """One connection of an agent. `send` queues bytes; `drop` closes it; both belong to the door it came through."""
 
@@ -54,8 +54,8 @@ class Session:
     send_now: Callable[[bytes], None]
     drop: Callable[[], None]
     greeted: bool = False
-    pending: dict[int, trio.CancelScope] = field(factory=dict)
-    outbox: list[bytes] = field(factory=list)
+    pending: dict[int, trio.CancelScope] = field(factory=dict[int, trio.CancelScope])
+    outbox: list[bytes] = field(factory=list[bytes])
     closed: bool = False
 
     def send(self, data: bytes) -> None:
@@ -192,7 +192,7 @@ async def _finish(session: Session, entry: Entry, user_data: int, args: list[Any
     """Complete a call that waits. Ends silently when its session ended."""
     kernel, process = session.kernel, session.process
     operation = entry.call.number
-    seq = 0
+    seq, reply = 0, b""
     try:
         with scope:
             result = await coroutine
@@ -271,13 +271,11 @@ def _note(kernel: Kernel, process: Process, entry: Entry | None, args: Any, verd
 
 def _brief(value: Any) -> Any:
     """A value as the record shows it: without long content. Spawn's source and environment never get there."""
-    kind = type(value)
-    if kind is int or value is None or kind is bool or kind is float:
+    if isinstance(value, int | float | None):
         return value
-    if kind is bytes or kind is str:
-        return value if len(value) <= NOTED_BYTES else f"{len(value)} {'bytes' if kind is bytes else 'characters'}"
-    if kind is tuple or kind is list:
-        return [_brief(item) for item in value[:64]]
-    if kind is dict:
-        return {str(key): _brief(item) if key not in {"source", "env"} else "not recorded" for key, item in value.items()}
-    return str(kind)
+    if isinstance(value, bytes | str):
+        return value if len(value) <= NOTED_BYTES else f"{len(value)} {'bytes' if type(value) is bytes else 'characters'}"
+    if isinstance(value, dict):
+        rows: dict[str, Any] = value
+        return {key: "not recorded" if key in {"source", "env"} else _brief(item) for key, item in rows.items()}
+    return [_brief(item) for item in value[:64]]

@@ -49,9 +49,9 @@ class Replier(Protocol):
     def send(self, data: bytes) -> None: ...
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class Kernel:
-    """One kernel. `doors` and `interrupt` are set by boot; a simulation gives its own."""
+    """One kernel (repr is off: these know each other, and a traceback would print the world). `doors` and `interrupt` are set by boot; a simulation gives its own."""
 
     world: World
     config: Config
@@ -72,12 +72,12 @@ class Kernel:
     correlation: int = 0
     faults: int = 0
     """Faults of the kernel's own since boot."""
-    layers: list[dict[str, Any]] = field(factory=list)
+    layers: list[dict[str, Any]] = field(factory=list[dict[str, Any]])
     """The matrix of layers as probed at boot: rows of doctor."""
     _sync_to: int = 0
     _retrying: bool = False
-    _replies: list[tuple[Replier, bytes]] = field(init=False, factory=list)
-    _waiting: deque[tuple[int, Replier, bytes]] = field(init=False, factory=deque)
+    _replies: list[tuple[Replier, bytes]] = field(init=False, factory=list[tuple[Replier, bytes]])
+    _waiting: deque[tuple[int, Replier, bytes]] = field(init=False, factory=deque[tuple[int, Replier, bytes]])
     _stop: trio.Event = field(init=False, factory=trio.Event)
     stop_why: str = ""
 

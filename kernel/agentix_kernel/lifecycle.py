@@ -23,29 +23,35 @@ async def spawn(kernel: Kernel, command: Command, limits: Limits, policy: Policy
     (ENOENT, EACCES, ENOEXEC are the command's). Nothing is left of a failed one but its records.
     """
     with trio.CancelScope(shield=True):  # who asked may go away; a half-made agent may not stay
-        process = _admit(kernel, command, limits, policy, name, parent)
-        correlation = kernel.next_correlation()
-        kernel.record(records.SPAWN, process, phase=records.INTENT, correlation=correlation, data=_told(process))
+        return await _spawn(kernel, command, limits, policy, name, parent)
+    raise AssertionError("a shielded scope is never cancelled")
+
+
+async def _spawn(kernel: Kernel, command: Command, limits: Limits, policy: Policy, name: str | None,
+                 parent: Process | None) -> tuple[Process, int]:
+    process = _admit(kernel, command, limits, policy, name, parent)
+    correlation = kernel.next_correlation()
+    kernel.record(records.SPAWN, process, phase=records.INTENT, correlation=correlation, data=_told(process))
+    kernel.flush()
+    try:
+        await _launch(kernel, process)
+    except LaunchError as error:
+        _unmake(kernel, process)
+        kernel.record(records.SPAWN, process, phase=records.OUTCOME, verdict=records.FAILED,
+                      correlation=correlation, data=(*_told(process)[:4], (error.stage, error.message)))
         kernel.flush()
-        try:
-            await _launch(kernel, process)
-        except LaunchError as error:
-            _unmake(kernel, process)
-            kernel.record(records.SPAWN, process, phase=records.OUTCOME, verdict=records.FAILED,
-                          correlation=correlation, data=(*_told(process)[:4], (error.stage, error.message)))
-            kernel.flush()
-            raise _explain(error, command) from error
-        except BaseException:
-            _unmake(kernel, process)
-            raise
-        seq = kernel.record(records.SPAWN, process, phase=records.OUTCOME, verdict=records.ALLOWED,
-                            correlation=correlation, data=(process.name, process.parent, process.uid))
-        kernel.registry.save(process)
-        process.state = State.RUNNING if not process.held else process.state
-        kernel.start(_supervise, kernel, process)
-        if process.doom is not None:  # its parent fell while it was being made
-            kernel.start(_kill, kernel, process)
-        kernel.flush()
+        raise _explain(error, command) from error
+    except BaseException:
+        _unmake(kernel, process)
+        raise
+    seq = kernel.record(records.SPAWN, process, phase=records.OUTCOME, verdict=records.ALLOWED,
+                        correlation=correlation, data=(process.name, process.parent, process.uid))
+    kernel.registry.save(process)
+    process.state = State.RUNNING if not process.held else process.state
+    kernel.start(_supervise, kernel, process)
+    if process.doom is not None:  # its parent fell while it was being made
+        kernel.start(_kill, kernel, process)
+    kernel.flush()
     return process, seq
 
 
@@ -165,9 +171,10 @@ def _watch(kernel: Kernel, process: Process) -> Watch:
 
 async def _supervise(kernel: Kernel, process: Process) -> None:
     assert process.sandbox is not None
-    with trio.move_on_after(process.limits.timeout_s or float("inf")) as time:
+    ended: Ended | None = None
+    with trio.move_on_after(process.limits.timeout_s or float("inf")):
         ended = await process.sandbox.wait()
-    if time.cancelled_caught:
+    if ended is None:
         detail = f"ran longer than its {process.limits.timeout_s:g} s"
         kernel.record(records.LIMIT, process, data=("timeout", detail))
         doom(kernel, process, End(Why.TIMEOUT, signal="SIGKILL", detail=detail))
@@ -213,6 +220,8 @@ async def _bury(kernel: Kernel, process: Process, ended: Ended) -> None:
     await sandbox.aclose()
     if kernel.doors:
         kernel.doors.close(process)
+    for session in list(process.sessions):
+        session.close()
     for file in process.handles.values():
         file.handle.close()
     process.handles.clear()

@@ -3,7 +3,7 @@
 import enum
 import errno
 import signal as linux
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import trio
 from attrs import define, field, frozen
@@ -14,7 +14,6 @@ from agentix_kernel.world import Bind, Limits, Sandbox, Usage
 from agentix_syscalls.errors import CallError
 
 if TYPE_CHECKING:
-    from agentix_kernel.dispatch import Session
     from agentix_kernel.logs import AgentLog
     from agentix_vfs.handles import Handle
 
@@ -76,12 +75,19 @@ class Command:
     kind: str
     argv: tuple[str, ...]
     source: bytes | None = None
-    env: dict[str, str] = field(factory=dict)
+    env: dict[str, str] = field(factory=dict[str, str])
     cwd: str = ""
     binds: tuple[Bind, ...] = ()
 
 
-@define(eq=False)
+class Connected(Protocol):
+    """A connection of an agent, as its end sees it (dispatch.Session)."""
+
+    def cancel_all(self) -> None: ...
+    def close(self) -> None: ...
+
+
+@define(eq=False, repr=False)
 class OpenFile:
     """What a handle's number stands for: an open file of the tree, and where the next READ or WRITE begins."""
 
@@ -96,7 +102,7 @@ class OpenFile:
         return path_of(self.handle.node)
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class Process:
     """One agent. Owned by the kernel's task; whatever changes it wakes `changed`."""
 
@@ -115,17 +121,17 @@ class Process:
     """Set when its end is decided: from then on nothing of it is answered."""
     sandbox: Sandbox | None = None
     signals: SignalState = field(factory=SignalState)
-    children: set[int] = field(factory=set)
+    children: set[int] = field(factory=set[int])
     spawned: int = 0
-    handles: dict[int, OpenFile] = field(factory=dict)
-    sessions: "set[Session]" = field(factory=set)
+    handles: dict[int, OpenFile] = field(factory=dict[int, OpenFile])
+    sessions: "set[Connected]" = field(factory=set["Connected"])
     log: "AgentLog | None" = None
     calls: int = 0
     denials: int = 0
     last_denial: str = ""
     tools: int = 0
     ended_wall_ns: int = 0
-    usage: Usage = Usage()
+    usage: Usage = field(factory=Usage)
     held: bool = False
     """Stopping or stopped: no call of it is served or answered."""
     unheld: trio.Event = field(factory=trio.Event)
@@ -156,9 +162,9 @@ class Process:
 class ProcessTable:
     """All agents that this kernel knows, dead ones included until they are removed."""
 
-    by_id: dict[int, Process] = field(factory=dict)
-    by_name: dict[str, Process] = field(factory=dict)
-    by_uid: dict[int, Process] = field(factory=dict)
+    by_id: dict[int, Process] = field(factory=dict[int, Process])
+    by_name: dict[str, Process] = field(factory=dict[str, Process])
+    by_uid: dict[int, Process] = field(factory=dict[int, Process])
 
     def add(self, process: Process) -> None:
         assert process.id not in self.by_id, "an id is given once"

@@ -12,6 +12,7 @@ import socket
 import stat
 import struct
 from collections.abc import Callable
+from functools import partial
 from typing import Final
 
 import trio
@@ -33,7 +34,7 @@ PEERCRED: Final = struct.Struct("3i")
 EVENTS_A_TICK: Final = 256
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class Connection:
     """The socket of one session: cuts bytes into frames, keeps what cannot be sent at once."""
 
@@ -146,7 +147,7 @@ class Connection:
             self.sock.close()
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class Door:
     """What one agent's life has here."""
 
@@ -155,18 +156,18 @@ class Door:
     readers: dict[int, int]
     """Pipe of its output by stream, 1 and 2."""
     writers: tuple[int, ...]
-    connections: set[Connection] = field(factory=set)
+    connections: set[Connection] = field(factory=set[Connection])
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class Reactor:
     """All agents' sockets and pipes. Implements kernel.Doors."""
 
     kernel: Kernel
     epoll: select.epoll = field(factory=select.epoll)
-    callbacks: dict[int, Callable[[int], None]] = field(factory=dict)
-    backlog: set[Connection] = field(factory=set)
-    doors: dict[str, Door] = field(factory=dict)
+    callbacks: dict[int, Callable[[int], None]] = field(factory=dict[int, Callable[[int], None]])
+    backlog: set[Connection] = field(factory=set[Connection])
+    doors: dict[str, Door] = field(factory=dict[str, Door])
 
     async def run(self) -> None:
         """The task form: one trio wake a tick. An error in a tick is the kernel's fault and never ends the loop."""
@@ -227,8 +228,8 @@ class Reactor:
         self.doors[process.tag] = door
         self.watch(listener.fileno(), select.EPOLLIN, lambda _: self._accept(process, door))
         for stream, reader in door.readers.items():
-            self.watch(reader, select.EPOLLIN, lambda _, stream=stream: self._output(process, door, stream))
-        return folder, *door.writers
+            self.watch(reader, select.EPOLLIN, partial(self._output_ready, process, door, stream))
+        return folder, pipes[1][1], pipes[2][1]
 
     def given(self, process: Process) -> None:
         door = self.doors[process.tag]
@@ -284,6 +285,10 @@ class Reactor:
         self.watch(connection.fd, select.EPOLLIN, connection.ready)
         if process.held:
             connection.hold()
+
+    def _output_ready(self, process: Process, door: Door, stream: int, events: int) -> None:
+        del events
+        self._output(process, door, stream)
 
     def _output(self, process: Process, door: Door, stream: int) -> bool:
         """Take some output of an agent. False at the end, or when nothing is there."""

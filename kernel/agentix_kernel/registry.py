@@ -31,7 +31,7 @@ class Registry:
     uid_first: int
     uid_count: int = UID_SPAN
     last_id: int = 0
-    _uids: set[int] = field(factory=set)
+    _uids: set[int] = field(factory=set[int])
     _next_uid: int = 0
 
     def folder(self, agent: int) -> str | None:

@@ -39,8 +39,8 @@ class SignalState:
     """Signals of one agent in one life. `mask` is a bit set; `dispositions` holds what differs from the default."""
 
     mask: int = 0
-    dispositions: dict[int, int] = field(factory=dict)
-    pending: dict[int, Pending] = field(factory=dict)
+    dispositions: dict[int, int] = field(factory=dict[int, int])
+    pending: dict[int, Pending] = field(factory=dict[int, Pending])
 
     def post(self, number: int, sender: int, why: str) -> Deed:
         """A signal arrives. Returns what to do now."""

@@ -79,7 +79,7 @@ class Confined:
     kind: str
     argv: tuple[str, ...]
     source: bytes | None = None
-    env: Mapping[str, str] = field(factory=dict)
+    env: Mapping[str, str] = field(factory=dict[str, str])
     cwd: str = "/"
     hostname: str = "agent"
     tree: str | None = None

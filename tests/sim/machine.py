@@ -13,6 +13,7 @@ from agentix_kernel.dispatch import Session, serve
 from agentix_kernel.kernel import Kernel
 from agentix_kernel.world import Confined, Ended, LaunchError, Usage, Watch
 from agentix_syscalls import wire
+from agentix_syscalls.calls import BY_NUMBER
 from attrs import define, field
 
 LINUX_TERM, LINUX_KILL = 15, 9
@@ -140,6 +141,14 @@ class SimMachine:
     def verify(self, sandbox: SimSandbox) -> list[dict[str, object]]:
         del sandbox
         return []
+
+    def note(self, agent: int, number: int, flags: int) -> None:
+        """A reply reached an agent: what it promises."""
+        call = BY_NUMBER.get(number)
+        name = call.name if call is not None else "?"
+        self.acknowledged[agent, name] = self.acknowledged.get((agent, name), 0) + 1
+        if call is not None and call.durable and not flags & wire.F_ERROR:
+            self.durable[agent, name] = self.durable.get((agent, name), 0) + 1
 
     async def _live(self, agent: "SimAgent") -> None:
         assert self.program is not None

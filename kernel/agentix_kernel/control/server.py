@@ -45,15 +45,15 @@ def peer_of(sock: socket.socket) -> Peer:
     return Peer(pid, uid, gid, frozenset({gid, *struct.unpack(f"{len(raw) // 4}I", raw)}))
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class Client:
     """One connection of an operator, with the descriptors that came with its frames and were not used yet."""
 
     kernel: Kernel
     peer: Peer
-    stream: trio.socket.SocketType
+    sock: socket.socket
     lock: trio.Lock = field(factory=trio.Lock)
-    fds: list[int] = field(factory=list)
+    fds: list[int] = field(factory=list[int])
     greeted: bool = False
 
     def take_fds(self, count: int) -> list[int]:
@@ -67,27 +67,32 @@ class Client:
         data = memoryview(wire.frame(operation, wire.F_REPLY | flags, user_data, wire.pack(value)))
         async with self.lock:
             while data:
-                data = data[await self.stream.send(data):]
+                try:
+                    data = data[self.sock.send(data):]
+                except BlockingIOError:
+                    await trio.lowlevel.wait_writable(self.sock)
 
 
-async def serve(kernel: Kernel, listener: trio.socket.SocketType) -> None:
-    """Accept until the listener is closed. A client's error ends its connection only."""
+async def serve(kernel: Kernel, listener: socket.socket) -> None:
+    """Accept until cancelled. A client's error ends its connection only."""
     while True:
+        await trio.lowlevel.wait_readable(listener)
         try:
-            stream, _ = await listener.accept()
-        except trio.ClosedResourceError:
-            return
-        kernel.start(_client, kernel, stream)
+            sock, _ = listener.accept()
+        except OSError:  # it went away meanwhile
+            continue
+        sock.setblocking(False)
+        kernel.start(_client, kernel, sock)
 
 
-def listen(path: str, group: str) -> trio.socket.SocketType:
+def listen(path: str, group: str) -> socket.socket:
     """The control socket: root:<group> 0660, or root alone when there is no such group."""
     if os.path.lexists(path):
         os.unlink(path)  # boot holds the lock of this prefix, so nobody serves it
-    sock = trio.socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
     old = os.umask(0o177)
     try:
-        sock._sock.bind(path)  # pyright: ignore # trio's bind is async for names; a path needs no look-up
+        sock.bind(path)
     finally:
         os.umask(old)
     gid = group_id(group)
@@ -95,6 +100,7 @@ def listen(path: str, group: str) -> trio.socket.SocketType:
         os.chown(path, 0, gid)
         os.chmod(path, 0o660)
     sock.listen(64)
+    sock.setblocking(False)
     return sock
 
 
@@ -105,10 +111,10 @@ def group_id(group: str) -> int | None:
         return None
 
 
-async def _client(kernel: Kernel, stream: trio.socket.SocketType) -> None:
-    with stream:
-        peer = peer_of(stream._sock)  # pyright: ignore # SO_PEERCRED of the socket beneath
-        client = Client(kernel, peer, stream)
+async def _client(kernel: Kernel, sock: socket.socket) -> None:
+    with sock:
+        peer = peer_of(sock)
+        client = Client(kernel, peer, sock)
         gid = group_id(kernel.config.group)
         if peer.uid != 0 and (gid is None or gid not in peer.groups):
             return  # the mode of the socket said so already
@@ -126,9 +132,9 @@ async def _client(kernel: Kernel, stream: trio.socket.SocketType) -> None:
 async def _read(client: Client, nursery: trio.Nursery) -> None:
     reader = wire.Reader(wire.CONTROL_BODY_MAX_BYTES)
     while True:
-        await trio.lowlevel.wait_readable(client.stream)
+        await trio.lowlevel.wait_readable(client.sock)
         try:
-            data, fds, flags, _ = socket.recv_fds(client.stream._sock, RECV_BYTES, FDS_MAX)  # pyright: ignore
+            data, fds, flags, _ = socket.recv_fds(client.sock, RECV_BYTES, FDS_MAX)
         except BlockingIOError:
             continue
         client.fds += fds

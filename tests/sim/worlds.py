@@ -1,0 +1,241 @@
+"""One simulated world: a kernel, its agents' programs, an operator, and an end (a crash or an orderly shutdown)."""
+
+import random
+from collections import Counter
+
+import trio
+import trio._core._run as trio_run
+from agentix_kernel import delivery, lifecycle
+from agentix_kernel.config import Config, load
+from agentix_kernel.journal import read
+from agentix_kernel.journal.journal import Journal
+from agentix_kernel.journal.key import Key
+from agentix_kernel.journal.verify import verify
+from agentix_kernel.kernel import Kernel
+from agentix_kernel.policy import Policy, parse_rule
+from agentix_kernel.process import Command, State
+from agentix_kernel.registry import Registry
+from agentix_kernel.world import Limits
+from agentix_kernel.world import World as Around
+from agentix_syscalls import calls, records, signals
+from agentix_syscalls.errors import CallError
+from agentix_vfs.tree import Tree
+from attrs import define, field
+from trio.testing import MockClock
+
+from sim.disk import SimDisk
+from sim.machine import SimAgent, SimMachine, Violation
+
+UIDS = 40
+STEPS = 12
+NAMES = ("state/a", "state/b", "mem/working/x", "mem/episodic/log", "policy/effective", "../x", "state/none/y")
+RULES = ("UNLINK", "WRITE:/state", "MKDIR:/mem", "SIGNAL", "OPEN:/mem/episodic")
+SIGNALS = (signals.SIGSTOP, signals.SIGCONT, signals.SIGTERM, signals.SIGKILL, signals.SIGUSR1, signals.SIGPOLICY,
+           signals.SIGINT, signals.SIGLOOP)
+
+
+class SimClock:
+    def monotonic_ns(self) -> int:
+        return int(trio.current_time() * 1e9)
+
+    def wall_ns(self) -> int:
+        return 1_700_000_000_000_000_000 + self.monotonic_ns()
+
+
+@define
+class Told:
+    """What a world was: its problems, what happened in it, and its journal as text (the same for the same seed)."""
+
+    problems: list[str] = field(factory=list)
+    seen: set[str] = field(factory=set)
+    trace: list[str] = field(factory=list)
+
+
+@define(eq=False)
+class World:
+    """Built, run and judged by `run_world`."""
+
+    seed: int
+    rng: random.Random
+    told: Told
+    disk: SimDisk
+    key: Key
+    machine: SimMachine
+    kernel: Kernel | None = None
+
+    async def run(self) -> None:
+        config = load("/sim")
+        config = Config("/sim", "sim", config.values | {"stop_timeout_s": 1.0, "shutdown_timeout_s": 2.0,
+                                                        "sigstop_grace_s": 0.5, "agents_max": 12})
+        journal, _ = Journal.open(self.disk, SimClock(), random=self.rng.randbytes, key=self.key,
+                                  segment_bytes=1 << 16, threaded=False)
+        tree = Tree(None, now=SimClock().wall_ns, quota_bytes=1 << 20)
+        around = Around(SimClock(), self.disk, self.machine, self.rng.randbytes)
+        kernel = self.kernel = Kernel(around, config, journal, tree, Registry(None, 1000, UIDS), 1)
+        kernel.on_fault = lambda text: self.told.problems.append(f"fault: {text}")
+        self.machine.kernel, self.machine.program = kernel, self.program
+        end = self.rng.choice(["shutdown", "crash", "power"])
+        self.told.seen.add(end)
+        try:
+            async with trio.open_nursery() as nursery:
+                self.machine.nursery = nursery
+                await nursery.start(kernel.run)
+                for _ in range(self.rng.randrange(8, 30)):
+                    await self.operate(kernel)
+                if end == "shutdown":
+                    await self.shut_down(kernel, nursery)
+                else:
+                    nursery.cancel_scope.cancel()
+        except* Violation as group:
+            self.told.problems += [str(error) for error in group.exceptions]
+        journal.abandon()
+        if end != "shutdown":
+            self.disk.crash(self.seed) if end == "power" else self.disk.kill()
+        self.judge(power=end == "power")
+
+    async def shut_down(self, kernel: Kernel, nursery: trio.Nursery) -> None:
+        kernel.stop("the end of the world")
+        while kernel.table.alive():
+            await trio.sleep(0.1)
+        for _ in range(20):
+            await trio.sleep(0.1)
+        self.leaks(kernel)
+        kernel.journal.close()
+        nursery.cancel_scope.cancel()
+
+    def leaks(self, kernel: Kernel) -> None:
+        """After an orderly end: nothing of any agent is left but its record and files."""
+        problems = self.told.problems
+        if self.machine.live:
+            problems.append(f"sandboxes left: {sorted(s.what.tag for s in self.machine.live)}")
+        for process in kernel.table.by_id.values():
+            left = (process.sessions, process.handles, process.children)
+            if any(left) or process.state is not State.DEAD or process.end is None:
+                problems.append(f"agent {process.id}: {process.state}, sessions, handles, children {left}")
+            if not process.gone.is_set():
+                problems.append(f"agent {process.id}: not gone")
+        if kernel.registry._uids != {process.uid for process in kernel.table.by_id.values()}:
+            problems.append("uids leaked")
+        if kernel._waiting or kernel._replies:
+            problems.append("replies left")
+        if kernel.nursery.child_tasks:
+            problems.append(f"tasks left: {[task.name for task in kernel.nursery.child_tasks]}")
+
+    # --- the operator --------------------------------------------------------------------------------------------
+
+    async def operate(self, kernel: Kernel) -> None:
+        rng = self.rng
+        await trio.sleep(rng.random())
+        living = kernel.table.alive()
+        if not living or rng.random() < 0.3:
+            await self.spawn(kernel)
+            return
+        target = rng.choice(living)
+        delivery.send(kernel, target, rng.choice(SIGNALS), 0, "the operator")
+        kernel.flush()
+        if rng.random() < 0.3 and target.alive:
+            delivery.send(kernel, target, signals.SIGCONT, 0, "the operator")
+            kernel.flush()
+
+    async def spawn(self, kernel: Kernel) -> None:
+        rng = self.rng
+        rules = tuple(parse_rule(text) for text in rng.sample(RULES, rng.randrange(3)))
+        policy = Policy(rng.choice(["strict", "enforce", "audit"]), rules, rng.randrange(4))
+        limits = Limits(timeout_s=rng.choice([None, None, 3.0]))
+        try:
+            _, seq = await lifecycle.spawn(kernel, Command("exec", ("agent",)), limits, policy, None, None)
+            await kernel.settle(seq)
+        except CallError:
+            self.told.seen.add("spawn refused")
+
+    # --- agents --------------------------------------------------------------------------------------------------
+
+    async def program(self, agent: SimAgent) -> None:
+        rng = self.rng
+        handles = [3]
+        for _ in range(rng.randrange(2, STEPS)):
+            number, args = self.choose(rng, agent, handles)
+            answer = await agent.call(number, *args)
+            if answer is None:
+                return
+            done, value = answer
+            if done and number == calls.SYS_OPEN:
+                handles.append(int(value))
+
+    def choose(self, rng, agent, handles):
+        path = rng.choice(NAMES)
+        handle = rng.choice(handles)
+        return rng.choice([
+            (calls.SYS_GETPID, ()), (calls.SYS_OPEN, (path, calls.O_RDWR | calls.O_CREAT)),
+            (calls.SYS_OPEN, (path, calls.O_WRONLY | calls.O_CREAT | calls.O_APPEND)),
+            (calls.SYS_READ, (handle, 100)), (calls.SYS_WRITE, (handle, rng.randbytes(20))),
+            (calls.SYS_CLOSE, (handle,)), (calls.SYS_MKDIR, (path,)), (calls.SYS_UNLINK, (path,)),
+            (calls.SYS_RENAME, (path, rng.choice(NAMES))), (calls.SYS_SYNC, (handle,)), (calls.SYS_STAT, (path,)),
+            (calls.SYS_READDIR, ("state",)), (calls.SYS_RUSAGE, ()), (calls.SYS_CHECKPOLICY, ("UNLINK", path)),
+            (calls.SYS_SPAWN, ("exec", ["child"], {"spawn_max": 0})), (calls.SYS_WAIT, (-1, 0, rng.random())),
+            (calls.SYS_WAIT, (-1, calls.WNOHANG)), (calls.SYS_SIGNAL, (agent.id, rng.choice(SIGNALS))),
+            (calls.SYS_SIGNAL, (rng.randrange(1, 9), rng.choice(SIGNALS))),
+            (calls.SYS_SIGACTION, (rng.choice(SIGNALS), rng.randrange(3))),
+            (calls.SYS_SIGPROCMASK, (rng.randrange(3), rng.randrange(1 << 13))),
+            (calls.SYS_SIGWAIT, (signals.ALL_MASK, rng.random())),
+            (calls.SYS_SIGWAIT, (signals.ALL_MASK, 0, calls.SIGWAIT_DELIVERABLE)),
+            (calls.SYS_EXEC, ("shell.execute", {"command": "true"}, 1.0)), (calls.SYS_EXIT, (rng.randrange(3),)),
+            (calls.SYS_FORK, ()), (999, ()), (calls.SYS_READ, ("x", -1)),
+        ])
+
+    # --- judgement -----------------------------------------------------------------------------------------------
+
+    def judge(self, *, power: bool) -> None:
+        """After the end: open the journal as the next boot would, and hold it against what agents were told."""
+        told = self.told
+        journal, _ = Journal.open(self.disk, _Still(), random=self.rng.randbytes, key=self.key,
+                                  segment_bytes=1 << 16, threaded=False)
+        found = list(read.read(self.disk, self.key))
+        journal.close()
+        report = verify(self.disk, self.key)
+        if not report.ok:
+            told.problems.append(f"the chain does not verify: {report.text()}")
+        if [record.seq for record in found] != list(range(1, len(found) + 1)):
+            told.problems.append("sequences have holes")
+        recorded = Counter((record.agent, record.data[0]) for record in found if record.kind == records.CALL)
+        promised = self.machine.durable if power else self.machine.acknowledged
+        for (agent, call), count in promised.items():
+            if recorded[agent, call] < count:
+                told.problems.append(f"agent {agent} was told of {count} {call}, the journal has {recorded[agent, call]}")
+        for record in found:
+            told.trace.append(f"{record.seq} {record.mono_ns} {record.agent} {record.kind} {record.verdict} {record.data}")
+            self.notice(record)
+
+    def notice(self, record: read.Record) -> None:
+        kind = records.BY_NUMBER[record.kind].name
+        self.told.seen.add(kind)
+        if kind == "state":
+            self.told.seen.add(str(record.data[0]))
+        elif kind == "denial":
+            self.told.seen.add("denied")
+        elif kind == "exit":
+            self.told.seen.add(str(record.data[2]))
+
+
+class _Still:
+    """A clock for reading what was: nothing is appended."""
+
+    def monotonic_ns(self) -> int:
+        return 0
+
+    def wall_ns(self) -> int:
+        return 0
+
+
+def run_world(seed: int) -> Told:
+    """Run one world to its end. The same seed gives the same world: trio's own choices are seeded as well."""
+    rng = random.Random(seed)
+    told = Told()
+    world = World(seed, rng, told, SimDisk(seed), Key(rng.randbytes(32)), SimMachine(rng))
+    saved = trio_run._ALLOW_DETERMINISTIC_SCHEDULING, trio_run._r
+    trio_run._ALLOW_DETERMINISTIC_SCHEDULING, trio_run._r = True, random.Random(seed)
+    try:
+        trio.run(world.run, clock=MockClock(autojump_threshold=0))
+    finally:
+        trio_run._ALLOW_DETERMINISTIC_SCHEDULING, trio_run._r = saved
+    return told

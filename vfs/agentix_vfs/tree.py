@@ -24,7 +24,7 @@ from agentix_vfs.handles import Handle, wants_read, wants_write
 from agentix_vfs.inodes import Inodes
 from agentix_vfs.nodes import Attributes, Directory, Mount, Node, Rule, Store, Symlink, child_path, path_of, shown
 from agentix_vfs.stores.descriptors import Descriptors
-from agentix_vfs.stores.host import HostStore, erase_folder
+from agentix_vfs.stores.host import HostStore, erase_folder, make_private
 from agentix_vfs.stores.ram import Quota, RamStore
 from agentix_vfs.synthetic import Entry
 from agentix_vfs.walk import Place, walk
@@ -79,7 +79,7 @@ class Tree:
         self.root.top = True
         self._by_name = self._place(self._directory(mount, _OUTER_FOLDER, 0), self.root, "by-name")
         if self.host_root is not None:
-            os.makedirs(os.path.join(self.host_root, "agents"), mode=0o700, exist_ok=True)
+            make_private(self.host_root, "agents")
 
     # Agents
 
@@ -167,8 +167,8 @@ class Tree:
     def _durable(self, agent: int, part: str, quota: Quota) -> Store:
         if self.host_root is None:
             return RamStore(quota)
-        return HostStore(os.path.join(self.host_root, "agents", str(agent), part), quota, self._descriptors,
-                         self.inodes)
+        folder = make_private(self.host_root, "agents", str(agent))
+        return HostStore(os.path.join(folder, part), quota, self._descriptors, self.inodes)
 
     def _load(self, folder: Directory) -> None:
         for parent, name, node in folder.mount.store.load(folder):
@@ -237,7 +237,7 @@ class Tree:
         source = self._removable(who, old)
         root = self._agent(who.agent)
         goal = walk(who, root, new, follow=False)
-        if goal.name == b".":
+        if goal.name == b"." or _ends_in_dots(new):
             raise CallError(errno.EBUSY, f"{shown(goal.parent)}: cannot be renamed over")
         _require(who, goal.parent, WRITE | SEARCH)
         if goal.node is not None:
@@ -274,10 +274,8 @@ class Tree:
         place = walk(who, self._agent(who.agent), path, follow=False)
         if place.node is None:
             raise _missing(place)
-        if place.name == b".":
-            # The walk ended by ".", ".." or at the root itself: Linux refuses these names too.
-            raise CallError(errno.EINVAL if place.parent.names and not place.parent.top else errno.EPERM,
-                            f"{shown(place.parent)}: not by this path")
+        if place.name == b"." or _ends_in_dots(path):
+            raise CallError(errno.EINVAL, f"{shown(place.parent)}: not by this path")
         if place.folder:
             _require_folder(place.node)
         _require(who, place.parent, WRITE | SEARCH)
@@ -289,6 +287,11 @@ class Tree:
             for node in nodes:
                 if node.cached:
                     self.watch(node)
+
+
+def _ends_in_dots(path: bytes) -> bool:
+    """Such a path names no entry: Linux removes and renames nothing by it."""
+    return path.rstrip(b"/").rpartition(b"/")[2] in {b".", b".."}
 
 
 def _missing(place: Place) -> CallError:

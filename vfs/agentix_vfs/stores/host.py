@@ -10,7 +10,7 @@ import itertools
 import os
 import stat
 from collections.abc import Generator, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Final, Protocol
 
 from attrs import define, field
@@ -95,9 +95,9 @@ class HostStore:
         """Walk the host's folder, without recursion: depth is the agent's choice."""
         self._top = root
         with _told(root):
-            os.makedirs(self.path, mode=0o700, exist_ok=True)
+            make_private(self.path)
             erase_folder(os.path.dirname(self.path).encode(), os.path.basename(self.path + _ORPHANS).encode())
-            os.mkdir(self.path + _ORPHANS, 0o700)
+            make_private(self.path + _ORPHANS)
             info = os.stat(self.path, follow_symlinks=False)
             root.atime_ns, root.mtime_ns, root.ctime_ns = info.st_atime_ns, info.st_mtime_ns, info.st_ctime_ns
             linked: dict[tuple[int, int], Node] = {}
@@ -268,6 +268,16 @@ class HostStore:
 
     def _folder(self, node: Directory) -> int:
         return self.descriptors.folder(node, self._top, self.path)
+
+
+def make_private(path: str, *parts: str) -> str:
+    """Make folders below `path` (made too when missing), root's alone (0700); the path of the last. Raises OSError."""
+    os.makedirs(path, mode=0o700, exist_ok=True)
+    for part in parts:
+        path = os.path.join(path, part)
+        with suppress(FileExistsError):
+            os.mkdir(path, 0o700)
+    return path
 
 
 def erase_folder(parent: bytes, name: bytes) -> None:

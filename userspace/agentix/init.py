@@ -45,7 +45,10 @@ def main(leash: int, listener: int, stdio: tuple[int, int, int], job: dict[str, 
 
 
 def _prepare(stdio: tuple[int, int, int], env: dict[str, str], tell: int, enter: Callable[[], None]) -> None:
-    """A session, standard descriptors and environment of its own (the zygote has none); 3 is the pipe to the init, all else is closed."""
+    """A session, standard descriptors and environment of its own (the zygote has none).
+
+    Descriptor 3 is the pipe to the init; all others are closed.
+    """
     os.setsid()
     enter()
     high = [os.dup(fd) for fd in (*stdio, tell)]

@@ -32,7 +32,8 @@ def handled(abi: int) -> tuple[int, int, int]:
 
 
 def restrict(abi: int, writable: Iterable[tuple[str, bool]]) -> None:
-    """Everything may be read and executed, `writable` (path, is it a directory) changed, /dev used; no TCP; scopes as far as known.
+    """Everything may be read and executed, `writable` (path, is it a directory) changed, /dev used; no TCP; scopes as
+    far as known.
 
     After the mounts: rules hold for the inodes that the paths lead to now. Does nothing when `abi` is 0.
     """

@@ -15,6 +15,7 @@ from agentix_kernel.confine import linux, messages, template
 from agentix_kernel.confine.attendant import Attendant
 from agentix_kernel.confine.sandbox import LinuxSandbox
 from agentix_kernel.confine.zygotes import Profile, Zygotes
+from agentix_kernel.layers import Expected, verify
 from agentix_kernel.world import Bind, Confined, LaunchError, Sandbox, Watch
 
 PRELOAD: Final = ("agentix.init", "agentix.libc")
@@ -31,6 +32,7 @@ _BINDS_MAX: Final = 150
 class LinuxSandboxes:
     """See world.Sandboxes.
 
+    `root_name`: our directory in each cgroup hierarchy, as `cgroups` was made with; for verify.
     `mountpoint`: where the agents' trees are mounted; `sockets_dir`: every `Confined.socket_dir` is below it.
     `before_kill(uid)`: called before and during every kill, so that the tree answers that agent's waiting requests
     with EINTR. `own_netns`: None takes one each where Landlock is too old to part agents in a shared one.
@@ -40,6 +42,7 @@ class LinuxSandboxes:
     """
 
     cgroups: Cgroups
+    root_name: str = field(default="agentix", kw_only=True)
     mountpoint: str | None = field(default=None, kw_only=True)
     sockets_dir: str | None = field(default=None, kw_only=True)
     before_kill: Callable[[int], None] = field(default=lambda _uid: None, kw_only=True)
@@ -86,7 +89,21 @@ class LinuxSandboxes:
         return sandbox
 
     def verify(self, sandbox: Sandbox) -> list[dict[str, Any]]:
-        raise NotImplementedError
+        """See world.Sandboxes and layers.verify. Reads files for some milliseconds; from any thread."""
+        assert isinstance(sandbox, LinuxSandbox), "one of ours"
+        what, writable = sandbox.what, tuple(bind.target for bind in sandbox.what.binds if bind.writable)
+        under = self._living[what.parent].what if what.parent is not None else what
+        expected = Expected(
+            what.uid, self.root_name, what.tag, under.limits, bool(self.own_netns), self.landlock_abi,
+            parent=what.parent, kind=self.cgroups.kind, writable=writable,
+            mounts=(*(bind.target for bind in what.binds), *template.python_folders()))
+        return [row.to_wire() for row in verify(self._own_pids(sandbox), expected)]
+
+    def _own_pids(self, sandbox: LinuxSandbox) -> list[int]:
+        """Without those of the sandboxes under it, which have a uid and a group of their own."""
+        under = [other for other in self._living.values() if other.what.parent == sandbox.what.tag]
+        theirs = {pid for other in under for pid in other.pids()}
+        return [pid for pid in sandbox.pids() if pid not in theirs]
 
     async def aclose(self) -> None:
         """After the last sandbox: end the zygotes and the spawner."""

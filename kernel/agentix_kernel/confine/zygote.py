@@ -39,6 +39,7 @@ def prepare(profile: dict[str, Any]) -> template.Template:
     """Do once what every agent needs. Raises OSError or ImportError."""
     for name in profile["preload"]:
         importlib.import_module(name)
+    _be_killable()
     layout = template.build(profile["tree"], profile["sockets"])
     for what, soft, hard in _LIMITS:
         _limit(what, soft, hard)
@@ -52,6 +53,14 @@ def prepare(profile: dict[str, Any]) -> template.Template:
     gc.collect()
     gc.freeze()
     return layout
+
+
+def _be_killable() -> None:
+    """An agent is not spared by the out-of-memory killer where agentd is."""
+    fd = os.open("/proc/self/oom_score_adj", os.O_RDWR | os.O_CLOEXEC)
+    if int(os.pread(fd, 16, 0)) < 0:
+        os.pwrite(fd, b"0", 0)
+    os.close(fd)
 
 
 def _limit(what: int, soft: int, hard: int) -> None:

@@ -3,6 +3,7 @@
 import errno
 import functools
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -13,7 +14,7 @@ from attrs import define, field, frozen
 
 from agentix_kernel.confine import filter as call_filter
 from agentix_kernel.confine import messages
-from agentix_kernel.confine.attendant import Attendant
+from agentix_kernel.confine.attendant import Attendant, Handler
 from agentix_kernel.world import Bind, LaunchError
 
 _ENVIRONMENT: Final = {"PATH": "/usr/local/bin:/usr/bin:/bin", "LANG": "C.UTF-8"}
@@ -43,6 +44,8 @@ class Zygotes:
     _asking: trio.Lock = field(factory=trio.Lock)
     _making: trio.Lock = field(factory=trio.Lock)
     _zygotes: dict[Profile, socket.socket] = field(factory=dict[Profile, socket.socket])
+    _pidfds: dict[int, Handler] = field(factory=dict[int, Handler])
+    """Of every zygote that is not reaped, with what reaps it."""
     pids: dict[Profile, int] = field(factory=dict[Profile, int])
 
     def start_spawner(self) -> None:
@@ -84,9 +87,14 @@ class Zygotes:
         for profile, channel in list(self._zygotes.items()):
             self.forget(profile, channel)
         self._close_channel()
+        for pidfd, reap in list(self._pidfds.items()):
+            await _ended(pidfd)
+            reap(0)
         if self._spawner is not None:
-            await _ended(self._spawner)
-            self._spawner = None
+            pidfd = os.pidfd_open(self._spawner.pid)
+            await _ended(pidfd)
+            os.close(pidfd)
+            self._forget_spawner()
 
     async def _make(self, profile: Profile) -> socket.socket:
         ours, theirs = messages.pair()
@@ -99,7 +107,8 @@ class Zygotes:
                 })
                 request = {"do": "zygote", "own_netns": profile.own_netns, "executable": profile.executable}
                 reply, fds = await self._ask(request, [theirs.fileno()], "zygote")
-            self._attendant.add(fds[0], functools.partial(self._reap, profile, ours, fds[0]))
+            self._pidfds[fds[0]] = functools.partial(self._reap, profile, ours, fds[0])
+            self._attendant.add(fds[0], self._pidfds[fds[0]])
             await _started(ours)
         except BaseException:
             ours.close()
@@ -111,6 +120,7 @@ class Zygotes:
     def _reap(self, profile: Profile, channel: socket.socket, pidfd: int, _events: int) -> None:
         if os.waitid(os.P_PIDFD, pidfd, os.WEXITED | os.WNOHANG) is not None:
             self._attendant.drop(pidfd)
+            del self._pidfds[pidfd]
             os.close(pidfd)
             self.forget(profile, channel)
 
@@ -171,14 +181,10 @@ async def _started(zygote: socket.socket) -> None:
         raise LaunchError(received[0]["error"], "zygote", received[0]["message"])
 
 
-async def _ended(process: "subprocess.Popen[bytes]") -> None:
+async def _ended(pidfd: int) -> None:
     """Its channel is closed, so it ends; one that does not is killed."""
-    pidfd = os.pidfd_open(process.pid) if process.poll() is None else -1
-    if pidfd >= 0:
-        try:
-            with trio.move_on_after(_STOP_S):
-                await trio.lowlevel.wait_readable(pidfd)
-        finally:
-            os.close(pidfd)
-            process.kill()
-            process.wait()
+    with trio.move_on_after(_STOP_S) as scope:
+        await trio.lowlevel.wait_readable(pidfd)
+    if scope.cancelled_caught:
+        signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+        await trio.lowlevel.wait_readable(pidfd)

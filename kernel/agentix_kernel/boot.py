@@ -91,23 +91,27 @@ def _lock(machine: Machine) -> None:
 
 def _check_layers(machine: Machine) -> None:
     """Every required layer is there, or was accepted by name."""
-    rows = machine.layers = layers.doctor()
-    accept = set(machine.config.accept_missing)
-    unknown = sorted(accept - {row["layer"] for row in rows})
+    config = machine.config
+    accept = frozenset(config.accept_missing)
+    unknown = sorted(accept - set(layers.table.BY_NAME))
     if unknown:
-        raise ConfigError(f"{machine.config.source}: accept_missing names {unknown[0]!r}, which is no layer; "
+        raise ConfigError(f"{config.source}: accept_missing names {unknown[0]!r}, which is no layer; "
                           "agentctl doctor lists them")
-    missing = [row for row in rows if row["required"] and row["state"] == "off"]
-    for row in rows:
-        row["accepted"] = row["layer"] in accept
-    refused = [row for row in missing if not row["accepted"]]
+    rows = layers.probe_all()
+    machine.layers = [shown(row) | {"accepted": row.layer in accept} for row in rows]
+    refused = layers.lacking(rows, accept)
     if refused:
-        told = "\n".join(f"  {row['layer']}: {row['detail']}; remedy: {row['remedy']}" for row in refused)
+        told = "\n".join(f"  {row.layer}: {row.detail}; remedy: {row.remedy}" for row in refused)
         raise BootError(f"layers of confinement are missing:\n{told}\nagentctl doctor shows all; to run without one, "
                         "name it in accept_missing in agentd.toml")
-    machine.accepted = tuple(row["layer"] for row in missing)
-    machine.step("layers", f"{sum(row['state'] == 'on' for row in rows)} on, "
+    machine.accepted = tuple(row.layer for row in layers.lacking(rows))
+    machine.step("layers", f"{sum(row.state == layers.ON for row in rows)} on, "
                  + (f"accepted as missing: {', '.join(machine.accepted)}" if machine.accepted else "none missing"))
+
+
+def shown(row: layers.Row) -> dict[str, Any]:
+    """A row of doctor as it is told."""
+    return {**row.to_wire(), "required": layers.table.BY_NAME[row.layer].required, "accepted": False}
 
 
 def _sweep(machine: Machine) -> None:
@@ -176,7 +180,7 @@ def build(machine: Machine, journal: Journal, boot: int) -> Kernel:
                 quota_inodes=config.working_files)
     registry = Registry(config.agents_dir, machine.uids.first)
     sandboxes = LinuxSandboxes(
-        machine.cgroups, mountpoint=config.mount, sockets_dir=config.sockets_dir)
+        machine.cgroups, mountpoint=config.mount, sockets_dir=config.sockets_dir, root_name=cgroup_root(config))
     world = World(RealClock(), RealDisk(config.journal_dir), sandboxes, os.urandom)
     kernel = Kernel(world, config, journal, tree, registry, boot, machine.accepted)
     kernel.layers = machine.layers

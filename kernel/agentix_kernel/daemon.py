@@ -104,9 +104,10 @@ def _to_background(config: Any) -> None:
 
 
 def _doctor(*, as_json: bool) -> int:
-    from agentix_kernel import layers
+    from agentix_kernel.boot import shown
+    from agentix_kernel.layers import probe_all
 
-    rows = layers.doctor()
+    rows = [shown(row) for row in probe_all()]
     if as_json:
         print(json.dumps(rows))
     else:

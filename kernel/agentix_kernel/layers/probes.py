@@ -9,6 +9,7 @@ import platform
 import re
 import shutil
 import signal
+import sys
 import sysconfig
 from collections.abc import Callable
 from typing import Final
@@ -346,7 +347,9 @@ def _sleep_for_ever() -> None:
 
 
 def pgo(_: Machine) -> Found:
+    python = f"Python {platform.python_version()}"
+    if sys.base_prefix == "/usr":  # Debian and Ubuntu build with profiles, and do not say so in the build's flags
+        return Found(ON, f"{python} of the distribution, which builds it with profile-guided optimisation")
     flags = f"{sysconfig.get_config_var('CONFIG_ARGS')} {sysconfig.get_config_var('PY_CORE_CFLAGS')}"
     fast = "--enable-optimizations" in flags or "-fprofile-use" in flags
-    python = f"Python {platform.python_version()}"
     return Found(ON, f"{python}, profile-guided build") if fast else Found(PARTIAL, f"{python}, plain build")

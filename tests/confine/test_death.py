@@ -82,6 +82,18 @@ async def test_kill_is_proven(lab, workload, frozen):
     assert not sandbox.signal(0)
 
 
+async def test_frozen_dies_without_executing_more(lab):
+    """It would write its last words within microseconds of a thaw."""
+    running = await lab.launch("import os\nprint('in', flush=True)\nwhile True: os.write(1, b'x')")
+    assert await running.line() == "in"
+    await running.sandbox.freeze()
+    with trio.move_on_after(0.05):
+        while True:
+            await running.pipe.receive_some()
+    assert await running.sandbox.kill()
+    assert await running.rest() == ""
+
+
 async def test_kill_from_several_tasks(lab):
     running = await lab.launch(SLEEPER)
     results = []

@@ -211,10 +211,11 @@ class LinuxSandbox:
         return _send(self._agent_pidfd, DOORBELL)
 
     async def kill(self) -> bool:
-        """Kill, and prove it. What is frozen dies without running on: the kill waits for it when it thaws."""
+        """Kill, and prove it. Killed before it is thawed: what was frozen dies without executing anything more."""
         if self._closed:
             return True
         self.group.lift_cpu()
+        self._strike()
         with trio.move_on_after(KILL_DEADLINE_S) as scope:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._pester)
@@ -226,10 +227,13 @@ class LinuxSandbox:
 
     async def _pester(self) -> None:
         while True:
-            self._before_kill(self.what.uid)
-            self.group.send_kill()
-            _send(self._init_pidfd, signal.SIGKILL)
             await trio.sleep(_PESTER_S)
+            self._strike()
+
+    def _strike(self) -> None:
+        self._before_kill(self.what.uid)
+        self.group.send_kill()
+        _send(self._init_pidfd, signal.SIGKILL)
 
     def usage(self) -> Usage:
         if not self._closed:

@@ -34,8 +34,8 @@ def test_packages_come_from_where_they_should(package: str) -> None:
 
 def test_nothing_but_the_four_packages_is_importable() -> None:
     if FROM_WHEEL:
-        roots = {file.parts[0] for file in _installed().files or () if file.parts[0] != ".."}
-        assert {root for root in roots if not root.endswith(".dist-info")} == set(PACKAGES)
+        roots = {file.parts[0] for file in _installed().files or ()}
+        assert {root for root in roots if not root.endswith(".dist-info")} == {*PACKAGES, ".."}
     else:
         ours = {name for name, owners in metadata.packages_distributions().items() if "agentix" in owners}
         assert ours <= set(PACKAGES)
@@ -49,6 +49,13 @@ def test_the_wheel_holds_every_source_file() -> None:
     for package, folder in PACKAGES.items():
         home = SITE if FROM_WHEEL else ROOT / folder
         assert relative(home, package) == relative(ROOT / folder, package)
+
+
+@pytest.mark.skipif(not FROM_WHEEL, reason="an editable environment has no manual pages")
+def test_the_manual_is_installed() -> None:
+    pages = {page.relative_to(ROOT / "man") for page in (ROOT / "man").glob("man[1-8]/*.[1-8]")}
+    home = Path(sysconfig.get_path("data")) / "share" / "man"
+    assert {page.relative_to(home) for page in home.glob("man[1-8]/*.[1-8]")} >= pages > set()
 
 
 def test_metadata() -> None:

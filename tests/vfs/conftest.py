@@ -72,6 +72,19 @@ class Mounted:
     gate: RecordingGate
     path: Path
     faults: list[tuple[str, str]]
+    cancel: trio.CancelScope = field(factory=trio.CancelScope)
+    ended: trio.Event = field(factory=trio.Event)
+
+    async def serve(self, *, task_status: trio.TaskStatus[None]) -> None:
+        try:
+            with self.cancel:
+                await self.server.run(str(self.path), task_status=task_status)
+        finally:
+            self.ended.set()
+
+    async def stop(self) -> None:
+        self.cancel.cancel()
+        await self.ended.wait()
 
     async def sh(self, script: str, *, uid: int = UID, code: int = 0) -> str:
         """Output and errors of a shell script, run in the agent's tree with this uid; it must end with `code`."""
@@ -103,21 +116,18 @@ async def mount(tmp_path: Path, nursery: trio.Nursery) -> AsyncIterator[Mount]:
         faults: list[tuple[str, str]] = []
         gate = RecordingGate()
         server = FuseServer(tree, gate, lambda where, text: faults.append((where, text)))
-        await nursery.start(server.run, str(path))
-        mounted.append(path)
-        started.append(faults)
-        return Mounted(tree, server, gate, path, faults)
+        mounted = Mounted(tree, server, gate, path, faults)
+        await nursery.start(mounted.serve)
+        everything.append(mounted)
+        return mounted
 
-    mounted: list[Path] = []
-    started: list[list[tuple[str, str]]] = []
+    everything: list[Mounted] = []
     yield start
-    nursery.cancel_scope.cancel()
-    with trio.CancelScope(shield=True), trio.move_on_after(10):
-        while nursery.child_tasks:  # noqa: ASYNC110 - the nursery is pytest's; it has no event for this
-            await trio.sleep(0.005)
-    for path in mounted:
-        assert str(path) not in Path("/proc/self/mounts").read_text()
-    assert not any(started), started
+    for mounted in everything:
+        with trio.CancelScope(shield=True), trio.fail_after(10):
+            await mounted.stop()
+        assert str(mounted.path) not in Path("/proc/self/mounts").read_text()
+        assert mounted.faults == []
 
 
 async def until(condition: Callable[[], bool], seconds: float = 5) -> None:

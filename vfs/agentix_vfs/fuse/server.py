@@ -3,14 +3,17 @@
 What Linux may cache, and why it never lies:
 names     fixed folders and synthetic files for good (they cannot change); others not at all, so each use asks.
 attributes  until told: a change by a system call invalidates them before the call is answered. That never blocks.
-content   as long as modification time and size stay (Linux compares them when it asks for attributes). Pages that are
-          mapped or being read are dropped by a thread, because Linux may wait for one of our replies meanwhile.
+content   as long as modification time and size stay (Linux compares them when it asks for attributes); for those who
+          mapped a file its pages are dropped too. Linux may have to wait for one of our replies to do that, so a
+          thread asks; yet the change is answered after it, because Linux discards attributes that it asked for
+          before it was told, and the first read after the change would go by the old size.
 """
 
 import errno
 import os
 import stat
 from collections.abc import Callable, Generator
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from functools import partial
 from typing import Final
@@ -28,6 +31,8 @@ from agentix_vfs.nodes import Directory, File, Node
 from agentix_vfs.tree import Tree
 
 _FLAGS: Final = linux.MS_NOSUID | linux.MS_NODEV | linux.MS_NOATIME
+NOTICE_WAIT_S: Final = 0.001
+"""How long a change waits for pages to be dropped: enough unless a read of the same page waits for us meanwhile."""
 _serving: list["FuseServer"] = []
 """pyfuse3 keeps its session in globals: one mount a process."""
 
@@ -43,9 +48,7 @@ class FuseServer:
     """How requests are waited for; None where pyfuse3's own way is used."""
     _blocked: Blocked = field(init=False)
     _requests: Requests = field(init=False)
-    _stale: list[Callable[[], None]] = field(init=False, factory=list[Callable[[], None]])
-    _stale_inodes: set[int] = field(init=False, factory=set[int])
-    _work: trio.Event = field(init=False, factory=trio.Event)
+    _notices: ThreadPoolExecutor = field(init=False)
 
     def __attrs_post_init__(self) -> None:
         self._blocked = Blocked(self._hand_over, BLOCKED_MAX)
@@ -58,15 +61,14 @@ class FuseServer:
         Started when processes can use the mount. Raises OSError that names the mount point and the remedy.
         """
         with self._session(mountpoint):
+            self._notices = ThreadPoolExecutor(1, "fuse-notices")
+            self.tree.watch, self.tree.removed = self._changed, self._removed
             try:
-                async with trio.open_nursery() as nursery:
-                    nursery.start_soon(self._invalidate)
-                    self.tree.watch, self.tree.removed = self._changed, self._removed
-                    task_status.started()
-                    await pyfuse3.main(max_tasks=WORKERS)
-                    nursery.cancel_scope.cancel()
+                task_status.started()
+                await pyfuse3.main(max_tasks=WORKERS)
             finally:
                 self.tree.watch = self.tree.removed = None
+                self._notices.shutdown(wait=False, cancel_futures=True)  # one that is stuck ends with the connection
 
     def interrupt(self, agent: int) -> int:
         """Answer the agent's blocked requests with EINTR, in the next turn of the loop; how many there were."""
@@ -102,45 +104,25 @@ class FuseServer:
     # Caches
 
     def _changed(self, node: Node) -> None:
-        """A system call changed the node: forget attributes now, pages soon."""
+        """A system call changed the node: have its attributes and pages forgotten before the call is answered."""
         node.cached = False
         if not self._requests.knows(node.ino):
             return
-        try:
-            pyfuse3.invalidate_inode(pyfuse3.InodeT(node.ino), attr_only=True)
-        except OSError as error:
-            if error.errno != errno.ENOENT:  # Linux had forgotten it
-                raise
-        if isinstance(node, File) and node.ino not in self._stale_inodes:
-            self._stale_inodes.add(node.ino)
-            self._later(partial(self._drop_pages, node.ino))
-
-    def _drop_pages(self, ino: int) -> None:
-        self._stale_inodes.discard(ino)
-        pyfuse3.invalidate_inode(pyfuse3.InodeT(ino))
+        self._send(partial(pyfuse3.invalidate_inode, pyfuse3.InodeT(node.ino), attr_only=True))
+        if isinstance(node, File):
+            dropped = self._notices.submit(self._send, partial(pyfuse3.invalidate_inode, pyfuse3.InodeT(node.ino)))
+            wait([dropped], timeout=NOTICE_WAIT_S)
 
     def _removed(self, parent: Directory, name: bytes) -> None:
-        self._later(partial(pyfuse3.invalidate_entry, pyfuse3.InodeT(parent.ino), pyfuse3.FileNameT(name)))
+        notice = partial(pyfuse3.invalidate_entry, pyfuse3.InodeT(parent.ino), pyfuse3.FileNameT(name))
+        self._notices.submit(self._send, notice)
 
-    def _later(self, notice: Callable[[], None]) -> None:
-        self._stale.append(notice)
-        self._work.set()
-
-    async def _invalidate(self) -> None:
-        """Send what may block from a thread, while this loop goes on answering."""
-        while True:
-            await self._work.wait()
-            self._work = trio.Event()
-            notices, self._stale = self._stale, []
-            await trio.to_thread.run_sync(partial(self._send, notices), abandon_on_cancel=True)
-
-    def _send(self, notices: list[Callable[[], None]]) -> None:
-        for notice in notices:
-            try:
-                notice()
-            except OSError as error:
-                if error.errno not in {errno.ENOENT, errno.ENOTCONN}:
-                    self.on_fault("invalidate", repr(error))
+    def _send(self, notice: Callable[[], None]) -> None:
+        try:
+            notice()
+        except OSError as error:
+            if error.errno not in {errno.ENOENT, errno.ENOTCONN, errno.ENODEV, errno.EBADF}:  # forgotten, or unmounted
+                self.on_fault("invalidate", repr(error))
 
 
 def _mount(path: str) -> int:

@@ -8,6 +8,7 @@ from collections.abc import Callable
 import click
 
 _PAUSE_S = 0.002
+_HELD = ("slab", "pagetables", "kernel_stack")
 
 
 def of_uid(uid: int) -> list[int]:
@@ -30,6 +31,20 @@ def private_bytes(pid: int) -> int:
     """Memory that is this process's alone, from smaps_rollup; 0 when it is gone."""
     rows = _rows(f"/proc/{pid}/smaps_rollup")
     return sum(int(rows[name].split()[0]) for name in ("Private_Clean", "Private_Dirty") if name in rows) * 1024
+
+
+def kernel_bytes(pid: int) -> int | None:
+    """What Linux holds for the memory cgroup of a process (slab, page tables, stacks); None where it does not say."""
+    paths = dict(line.split(":", 2)[1:] for line in _text(f"/proc/{pid}/cgroup").splitlines())
+    for line in _text("/proc/self/mounts").splitlines():
+        _, mount, kind, options, *_ = line.split()
+        if kind == "cgroup" and "memory" in options.split(",") and "memory" in paths:
+            held = _text(f"{mount}{paths['memory']}/memory.kmem.usage_in_bytes")
+            return int(held) if held else None
+        if kind == "cgroup2" and "memory" not in paths and "" in paths:
+            rows = dict(row.split() for row in _text(f"{mount}{paths['']}/memory.stat").splitlines())
+            return sum(int(rows[name]) for name in _HELD) if rows.keys() >= set(_HELD) else None
+    return None
 
 
 def waits_for(pid: int) -> str:

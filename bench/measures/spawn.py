@@ -25,11 +25,10 @@ from attrs import define, field
 from harness.command import command
 from harness.figures import median, median_ratio, p99
 from harness.kernel import PrivateKernel, private_kernel
-from harness.processes import of_uid, private_bytes, status_of, wait_until
+from harness.processes import kernel_bytes, of_uid, private_bytes, status_of, wait_until
 from harness.report import Goal, Report, number
 
 from agentix.control import Client, socket_path
-from agentix_kernel.cgroups.detect import read_mounts
 from agentix_syscalls.signals import SIGKILL, SIGUSR1
 
 WARM_UP: Final = 3
@@ -173,7 +172,7 @@ def _memory(kernel: PrivateKernel) -> Memory:
         pids = {status_of(pid)["NSpid"].split()[-1]: pid for pid in of_uid(agent["uid"])}
         memory.init.append(float(private_bytes(pids["1"])))
         memory.main.append(float(private_bytes(pids["2"])))
-        held = _kernel_bytes(pids["2"])
+        held = kernel_bytes(pids["2"])
         if held is not None:
             memory.kernel.append(float(held))
     return memory
@@ -181,23 +180,6 @@ def _memory(kernel: PrivateKernel) -> Memory:
 
 def _is_ready(kernel: PrivateKernel, agent: int) -> bool:
     return kernel.output(agent) == "ready\n"
-
-
-def _kernel_bytes(pid: int) -> int | None:
-    """What Linux holds for the memory cgroup of a process; None where it does not say."""
-    mounts = read_mounts()
-    with open(f"/proc/{pid}/cgroup", encoding="utf-8") as file:
-        paths = {name: path for _, names, path in (line.strip().split(":", 2) for line in file)
-                 for name in names.split(",")}
-    try:
-        if "memory" in mounts.v1:
-            with open(f"{mounts.v1['memory']}{paths['memory']}/memory.kmem.usage_in_bytes", encoding="ascii") as file:
-                return int(file.read())
-        with open(f"{mounts.unified}{paths['']}/memory.stat", encoding="ascii") as file:
-            rows = dict(line.split() for line in file)
-        return sum(int(rows[name]) for name in ("slab", "pagetables", "kernel_stack"))
-    except FileNotFoundError:
-        return None
 
 
 def _report(times: Times, memory: Memory) -> Report:

@@ -2,16 +2,18 @@
 
 import errno
 import random
+from collections import Counter
 
 import pytest
 from agentix_kernel.journal.errors import JournalError, JournalFailed, JournalFull
 from agentix_kernel.journal.journal import BUFFERED_MAX, Journal
+from agentix_kernel.journal.recover import Opened
 from agentix_syscalls import records
 
 from journal.building import KEY, grouped, judge, open_sim, step, values
 from sim.disk import SimDisk
 
-HISTORIES = 1500
+HISTORIES = 4000
 BOOTS = 4
 LIVES = range(5, 13)
 
@@ -33,7 +35,7 @@ def live(journal: Journal, seed: int | random.Random, model: list[int]) -> None:
             journal.commit()
 
 
-def check(disk: SimDisk, model: list[int], at_least: int) -> None:
+def check(disk: SimDisk, model: list[int], at_least: int) -> Opened:
     """Reopen after a crash: a prefix of the model, not shorter than what was promised."""
     journal, opened = open_sim(disk)
     try:
@@ -44,12 +46,14 @@ def check(disk: SimDisk, model: list[int], at_least: int) -> None:
         report = judge(disk)
         assert report.ok, report
         assert report.torn_tail == 0
+        return opened
     finally:
         journal.abandon()
 
 
 @pytest.mark.parametrize("part", range(10))
 def test_power_loss(part):
+    seen = Counter()
     for seed in range(part, HISTORIES, 10):
         chance = random.Random(seed)
         disk, model = SimDisk(seed), []
@@ -59,7 +63,15 @@ def test_power_loss(part):
             durable = journal.durable
             journal.abandon()
             disk.crash(seed * BOOTS + boot)
-            check(disk, model, durable)
+            appended = len(model)
+            opened = check(disk, model, durable)
+            seen["torn"] += opened.torn_bytes > 0
+            seen["lost"] += opened.head_seq < appended
+            seen["more than promised"] += opened.head_seq > durable
+            seen["torn and more than promised"] += opened.torn_bytes > 0 and opened.head_seq > durable
+            seen["several segments"] += opened.segments > 1
+    assert min(seen.values()) > 20, seen  # else these histories test nothing
+    assert len(seen) == 5
 
 
 def test_end_of_the_process():

@@ -68,8 +68,12 @@ class RealDisk:
         return self.folder
 
     def __del__(self) -> None:
-        # An instance whose __init__ raised has no descriptors yet.
+        self.close()
+
+    def close(self) -> None:
+        """Give the folder back; files that are open stay so."""
         self.unlock()
+        # An instance whose __init__ raised has no descriptors yet.
         fd, self._dir_fd = getattr(self, "_dir_fd", -1), -1
         if fd >= 0:
             os.close(fd)

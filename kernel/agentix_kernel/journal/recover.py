@@ -44,12 +44,13 @@ def recover(disk: Disk, key: Key) -> tuple[Cursor | None, Opened]:
     """
     there = walk.numbers(disk)
     _check_gaps(disk, there)
-    first, last = _in_use(disk, key, there)
-    if first is None or last is None:
+    last = _last(disk, key, there)
+    if last is None:
         _refuse_headless(disk, key, there)
         torn = sum(_wipe(disk, number) for number in reversed(there))
         return None, Opened(0, 1, 0, torn, form.name_of(1) if torn else "")
-    cursor = _start(disk, key, max(first.number, last.number - 1))
+    first = walk.start_durable(disk, key, there[0])
+    cursor = walk.start_durable(disk, key, max(first.number, last - 1))
     begun = cursor.number
     for _ in walk.walk(disk, key, cursor):
         pass
@@ -70,31 +71,12 @@ def _check_gaps(disk: Disk, there: list[int]) -> None:
                 "move the journal away to begin a new one")
 
 
-def _in_use(disk: Disk, key: Key, there: list[int]) -> tuple[Cursor | None, Cursor | None]:
-    """The starts of the first and of the last segment with a good head."""
-    last = first = None
+def _last(disk: Disk, key: Key, there: list[int]) -> int | None:
+    """The last segment with a good head; behind it are prepared ones, and one whose head may have been torn."""
     for number in reversed(there):
-        last = walk.try_start(disk, key, number)
-        if last is not None:
-            break
-    for number in there:
-        first = walk.try_start(disk, key, number)
-        if first is not None:
-            break
-    return first, last
-
-
-def _start(disk: Disk, key: Key, number: int) -> Cursor:
-    """The start of a segment that was durable before the one behind it was begun: no crash excuses its head."""
-    try:
-        cursor = walk.start(disk, key, number)
-        what = "it is empty"
-    except Broken as broken:
-        cursor, what = None, str(broken)
-    if cursor is None:
-        raise JournalDamaged(errno.EUCLEAN, f"journal {disk}: {form.name_of(number)} is damaged at its head: {what}; "
-                             "agentctl audit verify tells more; keep a copy, then move it away to begin a new one")
-    return cursor
+        if walk.try_start(disk, key, number) is not None:
+            return number
+    return None
 
 
 def _refuse_headless(disk: Disk, key: Key, there: list[int]) -> None:

@@ -194,7 +194,7 @@ class _Audit:
                 self._mark(number, at)
                 return
             self.tell(number, at, what or "bytes that belong to no group")
-            self._past(data, at)
+            self._past(data[at + form.DIGEST_AT:at + form.LINK_AT], data[at + form.LINK_AT:at + form.GROUP_BYTES])
             if found is None:
                 return
             at = found.start
@@ -208,16 +208,15 @@ class _Audit:
         if follows:
             self.links = [group.link]
         else:
-            self._allow(group.link)
+            self._past(group.digest, group.link)
         self.proof = max(self.proof, group.durable if self.before else -1)
         self.records += group.count
         self.groups += 1
         self.next_seq = max(self.next_seq, group.next_seq)
-        self.astray = False
+        self.astray = not follows
 
-    def _past(self, data: bytes, at: int) -> None:
-        """What may follow a broken group: the link that stands in it, or the one that belongs there."""
-        digest, link = data[at + form.DIGEST_AT:at + form.LINK_AT], data[at + form.LINK_AT:at + form.GROUP_BYTES]
+    def _past(self, digest: bytes, link: bytes) -> None:
+        """What may follow a group with a problem: the link that stands in it, or the one that belongs there."""
         for before in list(self.links):
             self._allow(self.key.link(before, digest))
         self._allow(link)

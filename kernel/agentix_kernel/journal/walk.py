@@ -76,17 +76,30 @@ def try_start(disk: Disk, key: Key, number: int) -> Cursor | None:
 def seek(disk: Disk, key: Key, seq: int) -> Cursor | None:
     """At the first group of the segment that holds record `seq`; of the first one when that is gone; None: no segment.
 
-    Raises JournalDamaged when there are segments with groups, and none has a head.
+    Raises JournalDamaged for a segment that is not what it must have been before a later one was begun.
     """
     found: Cursor | None = None
     for number in reversed(numbers(disk)):
-        cursor = try_start(disk, key, number)
-        found = cursor or found
-        if cursor is not None and cursor.next_seq <= seq:
+        found = try_start(disk, key, number) if found is None else start_durable(disk, key, number)
+        if found is not None and found.next_seq <= seq:
             break
     if found is None:
         check_end(disk, key, Cursor(0, 0, form.NO_LINK, 1))
     return found
+
+
+def start_durable(disk: Disk, key: Key, number: int) -> Cursor:
+    """The start of a segment that was durable before a later one was begun: no crash excuses its head."""
+    try:
+        cursor = start(disk, key, number)
+        what = "it is empty"
+    except Broken as broken:
+        cursor, what = None, str(broken)
+    if cursor is None:
+        raise JournalDamaged(
+            errno.EUCLEAN, f"journal {disk}: {form.name_of(number)} is damaged at its head: {what}; agentctl audit "
+            "verify tells more; keep a copy of the folder, then move it away to begin a new one")
+    return cursor
 
 
 def walk(disk: Disk, key: Key, cursor: Cursor) -> Iterator[tuple[bytes, Group]]:

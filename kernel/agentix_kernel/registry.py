@@ -33,6 +33,7 @@ class Registry:
     last_id: int = 0
     _uids: set[int] = field(factory=set[int])
     _next_uid: int = 0
+    _last_fd: int = -1
 
     def folder(self, agent: int) -> str | None:
         """Where an agent's record, durable folders and logs live."""
@@ -42,7 +43,10 @@ class Registry:
         """A new id; on disk before it is used, so that none is given twice in the life of the state directory."""
         self.last_id += 1
         if self.root is not None:
-            _replace(f"{self.root}/last-id", str(self.last_id))
+            # A number of fixed width is replaced by one write, which a crash of ours cannot tear.
+            if self._last_fd < 0:
+                self._last_fd = os.open(f"{self.root}/last-id", os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            os.pwrite(self._last_fd, b"%020d" % self.last_id, 0)
             os.mkdir(f"{self.root}/{self.last_id}", 0o700)
         return self.last_id
 

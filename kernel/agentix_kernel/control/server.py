@@ -18,7 +18,7 @@ from agentix_syscalls import wire
 from agentix_syscalls.errors import CallError
 
 RECV_BYTES: Final = 65536
-FDS_MAX: Final = 64
+
 SO_PEERGROUPS: Final = 59
 """Missing in the socket module."""
 GROUPS_MAX_BYTES: Final = 1024
@@ -134,7 +134,7 @@ async def _read(client: Client, nursery: trio.Nursery) -> None:
     while True:
         await trio.lowlevel.wait_readable(client.sock)
         try:
-            data, fds, flags, _ = socket.recv_fds(client.sock, RECV_BYTES, FDS_MAX)
+            data, fds, flags, _ = socket.recv_fds(client.sock, RECV_BYTES, table.DESCRIPTORS_MAX)
         except BlockingIOError:
             continue
         client.fds += fds

@@ -72,7 +72,8 @@ def act(kernel: Kernel, target: Process, deed: Deed, what: Pending, rule: str = 
         case Deed.FORWARD:
             _forward(kernel, target, what)
         case Deed.KILL | Deed.END:
-            lifecycle.doom(kernel, target, End(END_WORDS[what.number], signal=row.name, detail=what.why, rule=rule))
+            detail = f"{row.name}: {what.why}" if what.why else row.name
+            lifecycle.doom(kernel, target, End(END_WORDS[what.number], signal=row.name, detail=detail, rule=rule))
         case Deed.STOP:
             lifecycle.hold(kernel, target)
         case Deed.DEFER_STOP:

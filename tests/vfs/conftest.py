@@ -1,4 +1,7 @@
-"""Trees and mounts of their own for each test. What touches a mount runs in child processes or threads, never in the loop."""
+"""A tree and a mount of its own for each test.
+
+What touches a mount runs in child processes or threads, never in the loop that has to answer.
+"""
 
 import errno
 import subprocess
@@ -8,11 +11,12 @@ from pathlib import Path
 
 import pytest
 import trio
+from attrs import define, field
+
 from agentix_syscalls.errors import CallError
 from agentix_vfs import Entry, Synthetic, Tree, Who
 from agentix_vfs.fuse.gate import OpenGate
 from agentix_vfs.fuse.server import FuseServer
-from attrs import define, field
 
 AGENT = 7
 UID = 61207
@@ -90,7 +94,8 @@ class Mounted:
         """Output and errors of a shell script, run in the agent's tree with this uid; it must end with `code`."""
         done = await trio.run_process(
             ["/bin/bash", "-c", script], cwd=self.path / str(AGENT), user=uid, group=uid, extra_groups=[],
-            capture_stdout=True, stderr=subprocess.STDOUT, check=False, env={"PATH": "/usr/bin:/bin", "HOME": "/", "LC_ALL": "C"})
+            capture_stdout=True, stderr=subprocess.STDOUT, check=False,
+            env={"PATH": "/usr/bin:/bin", "HOME": "/", "LC_ALL": "C"})
         text = done.stdout.decode()
         assert done.returncode == code, text
         return text
@@ -126,12 +131,16 @@ async def mount(tmp_path: Path, nursery: trio.Nursery) -> AsyncIterator[Mount]:
     for mounted in everything:
         with trio.CancelScope(shield=True), trio.fail_after(10):
             await mounted.stop()
-        assert str(mounted.path) not in Path("/proc/self/mounts").read_text()
+        assert str(mounted.path) not in mounts()
         assert mounted.faults == []
+
+
+def mounts() -> str:
+    return Path("/proc/self/mounts").read_text()
 
 
 async def until(condition: Callable[[], bool], seconds: float = 5) -> None:
     """Wait for what has no event to wait for; fails when it takes longer."""
     with trio.fail_after(seconds):
-        while not condition():
+        while not condition():  # noqa: ASYNC110 - what other processes do has no event here
             await trio.sleep(0.005)

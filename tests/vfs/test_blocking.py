@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 import trio
+
 from agentix_vfs import Waiting
 from agentix_vfs.fuse.blocked import PER_AGENT_MAX
 
-from .conftest import AGENT, UID, Mount, Mounted, until
-
+from .conftest import AGENT, UID, Mount, Mounted, mounts, until
 
 READER = """open(F, "<", $ARGV[0]) or die; sysread(F, $_, 99) // do { print "$!\\n"; exit 1 }; print"""
 """One read(2), and no other try when it is interrupted (cat and Python read again)."""
@@ -33,6 +33,10 @@ async def start_reader(m: Mounted) -> trio.Process:
     return await trio.lowlevel.open_process(
         ["perl", "-e", READER, m.path / "7/proc/wait"], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
         user=UID, group=UID, extra_groups=[])
+
+
+def state_of(pid: int) -> str:
+    return Path(f"/proc/{pid}/stat").read_text().split()[2]
 
 
 async def end(reader: trio.Process) -> int:
@@ -63,7 +67,7 @@ async def test_interrupt_lets_a_killed_reader_die(mount: Mount) -> None:
     with trio.move_on_after(0.3):
         await reader.wait()
     assert reader.returncode is None, "Linux lets nobody die in a FUSE request: then interrupt() is not needed"
-    assert Path(f"/proc/{reader.pid}/stat").read_text().split()[2] in "DS"
+    assert state_of(reader.pid) in "DS"
     assert m.server.interrupt(AGENT) == 1
     assert await end(reader) == -signal.SIGKILL
     assert m.server.interrupt(AGENT) == 0
@@ -109,7 +113,7 @@ async def test_cancelled_while_requests_wait_it_unmounts(mount: Mount, blocked: 
     readers = [await start_reader(m) for _ in range(blocked)]
     await until(lambda: source.waiting == blocked)
     await m.stop()
-    assert str(m.path) not in Path("/proc/self/mounts").read_text()
+    assert str(m.path) not in mounts()
     for reader in readers:
         assert await end(reader) == 1
 

@@ -6,10 +6,11 @@ import tempfile
 from collections.abc import Callable
 
 import hypothesis.strategies as st
-from agentix_syscalls.errors import CallError
-from agentix_vfs import Tree, Who
 from hypothesis import settings
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from agentix_syscalls.errors import CallError
+from agentix_vfs import Tree, Who
 
 from .conftest import AGENT, UID, make_tree
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import trio
+
 from agentix_vfs import Growing, Synthetic, Tree, Who
 from agentix_vfs.fuse import readiness
 from agentix_vfs.fuse.gate import OpenGate
@@ -149,9 +150,9 @@ async def test_appends_of_both_doors_never_overwrite_each_other(mount: Mount) ->
 async def test_append_only_through_the_mount(mount: Mount) -> None:
     m = await mount()
     await m.sh("cd mem/episodic && echo one > log && echo two >> log && mkdir d")
-    for command in ("echo three > log", "rm log", "mv log x", "truncate -s 0 log", "truncate -s 99 log", "chmod 777 log",
-                    "ln log x", "ln log ../../state/x", "touch -d @0 log", "rmdir d", "dd if=/dev/zero of=log conv=notrunc count=1",
-                    "exec 3<>log", "mv -T ../../state/f log"):
+    for command in ("echo three > log", "rm log", "mv log x", "truncate -s 0 log", "truncate -s 99 log",
+                    "chmod 777 log", "ln log x", "ln log ../../state/x", "touch -d @0 log", "rmdir d",
+                    "dd if=/dev/zero of=log conv=notrunc count=1", "exec 3<>log", "mv -T ../../state/f log"):
         text = await m.sh(f"touch state/f; cd mem/episodic && {command} 2>&1; test $? -ne 0")
         assert "not permitted" in text or "ross-device" in text, text
     # Append mode taken off after the open: still the true end.
@@ -165,9 +166,10 @@ os.pwrite(3, b"four\\n", 0)'""")
 
 async def test_fixed_and_read_only_through_the_mount(mount: Mount) -> None:
     m = await mount(policy={"rules": Synthetic(lambda: b"none\n", mode=0o644)})
-    for command, error in (("rmdir state", "not permitted"), ("mv state x", "not permitted"), ("mkdir x", "not permitted"),
-                           ("mv mem/working state/", "not permitted"), ("chmod 777 state", "not permitted"),
-                           ("chmod 777 .", "not permitted"), ("chown 0 state", "not permitted"), ("touch proc/x", "denied"),
+    for command, error in (("rmdir state", "not permitted"), ("mv state x", "not permitted"),
+                           ("mkdir x", "not permitted"), ("mv mem/working state/", "not permitted"),
+                           ("chmod 777 state", "not permitted"), ("chmod 777 .", "not permitted"),
+                           ("chown 0 state", "not permitted"), ("touch proc/x", "denied"),
                            ("echo x > policy/rules", "Read-only"), ("touch ipc/x", "Permission denied"),
                            ("rm policy/rules", "ermi"), ("mv mem/working/w state/", "")):
         text = await m.sh(f"echo w > mem/working/w; {command} 2>&1; test $? {'-eq' if not error else '-ne'} 0")
@@ -188,7 +190,8 @@ async def test_quota_through_the_mount(mount: Mount) -> None:
     m = await mount(quota_bytes=100_000, quota_inodes=10)
     text = await m.sh("cd mem/working && head -c 200000 /dev/zero > big; test $? -ne 0")
     assert "quota exceeded" in text
-    text = await m.sh("cd mem/working && rm big && head -c 90000 /dev/zero > big && for i in $(seq 20); do : > $i; done; true")
+    text = await m.sh("""cd mem/working && rm big && head -c 90000 /dev/zero > big
+        for i in $(seq 20); do : > $i; done; true""")
     assert "quota exceeded" in text
     assert len(names(m.tree, ME, b"mem/working")) == 10
 
@@ -223,7 +226,8 @@ async def test_tail_follows_a_growing_file(mount: Mount) -> None:
     log = bytearray(b"one\n")
     m = await mount({"log": Growing(lambda: len(log), lambda offset, count: bytes(log[offset:offset + count]))})
     tail = await trio.lowlevel.open_process(
-        ["tail", "-s", "0.02", "-f", m.path / "7/proc/log"], stdout=subprocess.PIPE, user=UID, group=UID, extra_groups=[])
+        ["tail", "-s", "0.02", "-f", m.path / "7/proc/log"], stdout=subprocess.PIPE,
+        user=UID, group=UID, extra_groups=[])
     try:
         got = b""
         with trio.fail_after(10):
@@ -243,7 +247,8 @@ async def test_tail_follows_a_growing_file(mount: Mount) -> None:
 async def test_gate_denies_and_records(mount: Mount) -> None:
     m = await mount()
     put(m.tree, ME, b"state/f", b"x")
-    await m.sh("cd state && cat f && echo y > g && mkdir d && mv g d/h && truncate -s 0 d/h && rm d/h && rmdir d; cat none", code=1)
+    await m.sh("""set -e; cd state; cat f; echo y > g; mkdir d; mv g d/h; truncate -s 0 d/h; rm d/h; rmdir d
+        cat none""", code=1)
     wanted = [("open", b"/state/f"), ("create", b"/state/g"), ("mkdir", b"/state/d"), ("rename", b"/state/g"),
               ("truncate", b"/state/d/h"), ("unlink", b"/state/d/h"), ("rmdir", b"/state/d")]
     seen = [(operation, path) for operation, agent, path, error in m.gate.records if agent == AGENT and not error]
@@ -286,7 +291,8 @@ async def test_own_faults_answer_eio_and_the_session_lives(mount: Mount) -> None
 
 
 def _as_agent(path: Path) -> str:
-    done = subprocess.run(["cat", path], user=UID, group=UID, extra_groups=[], capture_output=True, text=True, check=False)
+    done = subprocess.run(["cat", path], user=UID, group=UID, extra_groups=[], capture_output=True, text=True,
+                          check=False)
     return done.stderr
 
 
@@ -309,7 +315,8 @@ async def test_removed_agents_vanish(mount: Mount) -> None:
 async def test_lookup_counts_are_kept(mount: Mount) -> None:
     m = await mount()
     requests = m.server._requests
-    await m.sh("cd state && mkdir d && for i in $(seq 50); do echo $i > d/$i; done && ls -l d > /dev/null && cat d/* > /dev/null")
+    await m.sh("""cd state && mkdir d && for i in $(seq 50); do echo $i > d/$i; done
+        ls -l d > /dev/null; cat d/* > /dev/null""")
     inos = {m.tree.stat(ME, b"state/d/%d" % number).ino for number in range(1, 51)}
     assert all(requests.knows(ino) for ino in inos)
     await m.sh("rm -r state/d")
@@ -373,5 +380,6 @@ base.execute("create table t (a, b)")
 for n in range(20):
     with base: base.executemany("insert into t values (?, ?)", [(n, "x" * 500)] * 20)
 other = sqlite3.connect("{journal}.db")
-print(other.execute("select count(*), sum(length(b)) from t").fetchone(), other.execute("pragma integrity_check").fetchone())'""")
+print(other.execute("select count(*), sum(length(b)) from t").fetchone(),
+      other.execute("pragma integrity_check").fetchone())'""")
         assert text == f"{journal}\n(400, 200000) ('ok',)\n"

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from agentix_vfs import Tree, Who
 from agentix_vfs.stores.host import erase_folder
 
@@ -73,14 +74,20 @@ def test_the_host_folder_is_roots_alone(tmp_path: Path, me: Who) -> None:
         assert (info.st_uid, stat.S_IMODE(info.st_mode)) == (0, 0o700), part
 
 
+WRITER = r"""import os, signal, sys
+from agentix_vfs import Tree, Who
+tree = Tree(sys.argv[1])
+tree.add(7, 61207, "seven", proc={}, policy={})
+handle = tree.open(Who(61207, 61207, 7), b"state/f", os.O_CREAT | os.O_WRONLY)
+for number in range(100):
+    handle.write(b"%03d\n" % number, 4 * number)
+print("written", flush=True)
+signal.pause()"""
+
+
 def test_killed_daemon_loses_nothing_written(tmp_path: Path, me: Who) -> None:
     writer = subprocess.Popen(
-        [sys.executable, "-c", "import os, sys, time\n"
-         "from agentix_vfs import Tree, Who\n"
-         "tree = Tree(sys.argv[1]); tree.add(7, 61207, 'seven', proc={}, policy={})\n"
-         "handle = tree.open(Who(61207, 61207, 7), b'state/f', os.O_CREAT | os.O_WRONLY)\n"
-         "for number in range(100): handle.write(b'%03d\\n' % number, 4 * number)\n"
-         "print('written', flush=True); time.sleep(60)\n", str(tmp_path)], stdout=subprocess.PIPE)
+        [sys.executable, "-c", WRITER, str(tmp_path)], stdout=subprocess.PIPE)
     with writer:
         try:
             assert writer.stdout.readline() == b"written\n"

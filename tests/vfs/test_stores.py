@@ -5,6 +5,7 @@ import os
 from pathlib import Path
 
 import pytest
+
 from agentix_vfs import Tree, Who
 
 from .conftest import refused

@@ -4,6 +4,7 @@ import errno
 import os
 
 import pytest
+
 from agentix_vfs import Tree, Who
 
 from .conftest import AGENT, make_tree, refused

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from attrs import define, field
 
 from agentix_syscalls.errors import CallError
-from agentix_vfs.nodes import Content, File, Node, Rule, shown
+from agentix_vfs.nodes import FILE_MAX_BYTES, Content, File, Node, Rule, shown, too_big
 from agentix_vfs.synthetic import Growing, Synthetic, Waiting
 from agentix_vfs.who import Who
 
@@ -119,6 +119,8 @@ class FileHandle(Handle):
             raise self._refuse("writing")
         if append or self._append:
             offset = self._content.size
+        if offset + len(data) > FILE_MAX_BYTES:
+            raise too_big(self.node, offset + len(data))
         count = self._content.write(data, offset)
         node = self.node
         node.mtime_ns = node.ctime_ns = self.now()
@@ -143,8 +145,12 @@ class FileHandle(Handle):
     def close(self) -> None:
         if self._written and self.node.mount.alive and not self.node.gone:
             self._written = False
-            self.node.mount.store.apply(self.node)  # so that a store with clocks of its own keeps our times
-        super().close()
+            try:
+                self.node.mount.store.apply(self.node)  # so that a store with clocks of its own keeps our times
+            finally:
+                super().close()
+        else:
+            super().close()
 
 
 @define(eq=False)

@@ -23,13 +23,25 @@ from agentix_vfs.handles import (
     tell_nobody,
     wants_write,
 )
-from agentix_vfs.nodes import Directory, File, Mount, Node, Rule, Special, Symlink, SyntheticFile, child_path, shown
+from agentix_vfs.nodes import (
+    FILE_MAX_BYTES,
+    Directory,
+    File,
+    Mount,
+    Node,
+    Rule,
+    Special,
+    Symlink,
+    SyntheticFile,
+    child_path,
+    shown,
+    too_big,
+)
 from agentix_vfs.synthetic import Entry, Growing, Synthetic
 from agentix_vfs.who import Who
 
 LINK_MAX: Final = 1024
 """Names of one file at most: its places are kept in a list."""
-FILE_MAX_BYTES: Final = 1 << 40
 _KINDS: Final[dict[int, type[Node]]] = {stat.S_IFREG: File, stat.S_IFDIR: Directory, stat.S_IFLNK: Symlink,
                  stat.S_IFIFO: Special, stat.S_IFSOCK: Special}
 
@@ -228,7 +240,7 @@ class Inodes:
 
     def _resize(self, node: File, size: int) -> None:
         if size > FILE_MAX_BYTES:
-            raise CallError(errno.EFBIG, f"{shown(node)}: {size} bytes are over the limit of {FILE_MAX_BYTES}")
+            raise too_big(node, size)
         node.content.truncate(size)
         node.mtime_ns = node.ctime_ns = self.now()
 

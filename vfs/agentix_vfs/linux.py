@@ -9,6 +9,7 @@ from agentix_syscalls.calls import RENAME_EXCHANGE
 MS_NOSUID: Final = 2
 MS_NODEV: Final = 4
 MS_NOATIME: Final = 1024
+MNT_FORCE: Final = 1
 MNT_DETACH: Final = 2
 
 _libc: Final = ctypes.CDLL(None, use_errno=True)

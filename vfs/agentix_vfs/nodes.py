@@ -13,6 +13,7 @@ from agentix_vfs.synthetic import Entry, Growing
 
 PATH_MAX_BYTES: Final = 4095
 BLOCK_BYTES: Final = 512
+FILE_MAX_BYTES: Final = 1 << 40
 
 
 @frozen

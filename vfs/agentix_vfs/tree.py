@@ -118,11 +118,15 @@ class Tree:
             mount.alive = False
             if mount.store is not self._skeleton:
                 mount.store.erase()
-        if self.host_root is not None:
-            erase_folder(os.path.join(self.host_root, "agents").encode(), b"%d" % agent)
         self._changed(self.root, self._by_name)
         if self.removed is not None:
             self.removed(self.root, b"%d" % agent)
+        if self.host_root is not None:
+            try:
+                erase_folder(os.path.join(self.host_root, "agents").encode(), b"%d" % agent)
+            except OSError as error:
+                number = error.errno or errno.EIO
+                raise CallError(number, f"/agent/{agent}: not all of it is removed: {error}") from error
 
     def has(self, agent: int) -> bool:
         return agent in self._agents
@@ -299,6 +303,8 @@ def _missing(place: Place) -> CallError:
 
 
 def _require(who: Who, node: Node, wanted: int) -> None:
+    if wanted & WRITE and node.mount.rule is Rule.READ_ONLY:  # before the mode bits, as Linux does (sb_permission)
+        raise CallError(errno.EROFS, f"{shown(node)}: that part of the tree is read-only")
     if not permits(who, node, wanted):
         raise CallError(errno.EACCES, f"{shown(node)}: permission denied (mode {stat.S_IMODE(node.mode):o})")
 

@@ -61,14 +61,12 @@ class FuseServer:
         Started when processes can use the mount. Raises OSError that names the mount point and the remedy.
         """
         with self._session(mountpoint):
-            self._notices = ThreadPoolExecutor(1, "fuse-notices")
             self.tree.watch, self.tree.removed = self._changed, self._removed
             try:
                 task_status.started()
                 await pyfuse3.main(max_tasks=WORKERS)
             finally:
                 self.tree.watch = self.tree.removed = None
-                self._notices.shutdown(wait=False, cancel_futures=True)  # one that is stuck ends with the connection
 
     def interrupt(self, agent: int) -> int:
         """Answer the agent's blocked requests with EINTR, in the next turn of the loop; how many there were."""
@@ -81,6 +79,7 @@ class FuseServer:
         path = os.path.realpath(mountpoint)
         descriptor = _mount(path)
         _serving.append(self)
+        self._notices = ThreadPoolExecutor(1, "fuse-notices")
         undo: Callable[[], None] | None = None
         try:
             pyfuse3.init(self._requests, f"/dev/fd/{descriptor}", set())
@@ -91,7 +90,8 @@ class FuseServer:
                 yield
             finally:
                 _unmount(path)
-                pyfuse3.close(unmount=False)  # closes the descriptor, which ends the connection
+                self._notices.shutdown(cancel_futures=True)  # before the session that its thread uses is freed
+                pyfuse3.close(unmount=False)  # closes the descriptor
         finally:
             if undo is not None:
                 undo()
@@ -156,9 +156,9 @@ def _check_mountpoint(path: str) -> None:
 
 
 def _unmount(path: str) -> None:
-    """Detach the mount; users of it that are left see the connection end."""
+    """Detach the mount and end the connection: what waits for an answer of ours, a thread of ours too, goes on."""
     try:
-        linux.umount(path, linux.MNT_DETACH)
+        linux.umount(path, linux.MNT_FORCE | linux.MNT_DETACH)
     except OSError as error:
         if error.errno not in {errno.EINVAL, errno.ENOENT}:  # unmounted from outside already
             raise

@@ -88,6 +88,7 @@ class HostStore:
     descriptors: Descriptors
     maker: Maker
     _top: Directory = field(init=False)
+    _erased: bool = field(init=False, default=False)
 
     # Reload
 
@@ -239,6 +240,7 @@ class HostStore:
                 os.unlink(self._orphan(node))
 
     def erase(self) -> None:
+        self._erased = True
         folders: list[Directory] = [self._top]
         while folders:
             folder = folders.pop()
@@ -249,8 +251,9 @@ class HostStore:
                 else:
                     self.descriptors.drop(node)
         parent, name = os.path.split(self.path)
-        for part in (name, name + _ORPHANS):
-            erase_folder(parent.encode(), part.encode())
+        with _told(self._top):
+            for part in (name, name + _ORPHANS):
+                erase_folder(parent.encode(), part.encode())
 
     # Descriptors
 
@@ -258,6 +261,8 @@ class HostStore:
         """An open descriptor of the file, good until the next one is asked for. Raises OSError."""
         descriptor = self.descriptors.find(node)
         if descriptor is None:
+            if self._erased:
+                raise FileNotFoundError(errno.ENOENT, "the store is gone")  # whatever lies at its path by now
             if node.names:
                 parent, name = node.names[0]
                 descriptor = os.open(name, FILE_FLAGS, dir_fd=self._folder(parent))

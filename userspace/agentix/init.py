@@ -51,9 +51,9 @@ def _prepare(stdio: tuple[int, int, int], env: dict[str, str], tell: int, enter:
     """
     os.setsid()
     enter()
-    high = [os.dup(fd) for fd in (*stdio, tell)]
-    for number, fd in enumerate(high):
-        os.dup2(fd, number, inheritable=number < 3)
+    for number, fd in enumerate((*stdio, tell)):
+        if fd != number:  # all that is not in its place already is 3 or higher, so nothing is lost before it is copied
+            os.dup2(fd, number, inheritable=number < 3)
     os.closerange(4, os.sysconf("SC_OPEN_MAX"))
     for name, value in env.items():  # not update(): its search for a mapping's ways touches eighty pages
         os.environ[name] = value

@@ -257,6 +257,10 @@ def shown(node: Node, name: bytes | None = None) -> str:
     return prefix + path.decode(errors="backslashreplace")
 
 
+def too_big(node: Node, size: int) -> CallError:
+    return CallError(errno.EFBIG, f"{shown(node)}: {size} bytes are over the limit of {FILE_MAX_BYTES}")
+
+
 def is_kind(node: Node, kind: int) -> bool:
     """Whether the node is of type `kind` (stat.S_IFREG ...)."""
     return stat.S_IFMT(node.mode) == kind

@@ -41,7 +41,7 @@ def inspect(kernel: Kernel, process: Process) -> dict[str, Any]:
                    "timeout_s": limits.timeout_s},
         "environment": sorted(command.env), "cwd": command.cwd,
         "binds": [{"target": bind.target, "source": bind.source, "writable": bind.writable} for bind in command.binds],
-        "handles": {str(fd): handle.path.decode("utf-8", "replace") for fd, handle in sorted(process.handles.items())},
+        "handles": {str(fd): handle.shown for fd, handle in sorted(process.handles.items())},
         "connections": len(process.sessions), "pending_signals": sorted(signals.pending), "signal_mask": signals.mask,
         "dispositions": {str(number): value for number, value in sorted(signals.dispositions.items())},
         "tree": f"{kernel.config.mount}/{process.id}", "last_denial": process.last_denial,

@@ -95,11 +95,20 @@ class OpenFile:
     position: int = 0
 
     @property
-    def path(self) -> bytes:
-        """Where the file is now, from the agent's root."""
+    def path(self) -> bytes | None:
+        """Where the file is now, from the agent's root; None when its last name is gone."""
         from agentix_vfs.nodes import path_of
 
-        return path_of(self.handle.node)
+        try:
+            return path_of(self.handle.node)
+        except CallError:
+            return None
+
+    @property
+    def shown(self) -> str:
+        """The path for people, as procfs shows it."""
+        path = self.path
+        return "(deleted)" if path is None else path.decode("utf-8", "replace")
 
 
 @define(eq=False, repr=False)

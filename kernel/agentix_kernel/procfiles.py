@@ -38,7 +38,7 @@ def proc(kernel: Kernel, process: Process) -> Mapping[str, Entry]:
         "cmdline": Synthetic(lambda: b"".join(word.encode() + b"\0" for word in process.command.argv)),
         "environ": Synthetic(lambda: b"".join(f"{name}={value}\0".encode()
                                               for name, value in process.command.env.items()), mode=0o400),
-        "fd": _text(lambda: "".join(f"{fd}\t{handle.path.decode('utf-8', 'replace')}\n"
+        "fd": _text(lambda: "".join(f"{fd}\t{handle.shown}\n"
                                     for fd, handle in sorted(process.handles.items()))),
         "signal": Synthetic(lambda: _signals(process).encode(), note, mode=0o600),
         "log": Growing(log_size, log_read),

@@ -98,7 +98,7 @@ CALLS: Final = (
          capability="file:write", writes=True),
     Call(5, "SEEK", "Move a handle's position.",
          (_FD, Arg("offset", types.integer, "bytes"), Arg("whence", types.uint, "0 start, 1 position, 2 end", 0)),
-         "new position", (("EBADF", "not an open handle"), ("ESPIPE", "not seekable"))),
+         "new position", (("EBADF", "not an open handle"),)),
     Call(6, "STAT", "Attributes of a file.",
          (_PATH, Arg("flags", types.uint, "AT_SYMLINK_NOFOLLOW", 0)),
          "[mode, ino, nlink, uid, gid, size, blocks, atime_ns, mtime_ns, ctime_ns]", _WALK,

@@ -107,7 +107,6 @@ ELSEWHERE = {
     ("*", "EIO"): "tests/kernel/test_dispatch.py", ("*", "ESHUTDOWN"): "tests/kernel/test_dispatch.py",
     ("OPEN", "EMFILE"): "test_quotas", ("OPEN", "EDQUOT"): "test_quotas", ("MKDIR", "EDQUOT"): "test_quotas",
     ("WRITE", "EDQUOT"): "test_quotas", ("TRUNCATE", "EDQUOT"): "test_quotas",
-    ("SEEK", "ESPIPE"): "test_seek_of_what_cannot_seek",
     ("WRITE", "ENOSPC"): "test_full_disk", ("SYNC", "ENOSPC"): "test_full_disk",
     ("SPAWN", "EAGAIN"): "test_as_many_as_there_may_be", ("EXEC", "EAGAIN"): "test_as_many_as_there_may_be",
     ("SPAWN", "ENOMEM"): "tests/kernel/test_dispatch.py",

@@ -5,7 +5,7 @@ from typing import Any, Final
 
 from agentix_kernel.kernel import Kernel
 from agentix_kernel.process import OpenFile, Process
-from agentix_syscalls import calls
+from agentix_syscalls import calls, types
 from agentix_syscalls.errors import CallError
 from agentix_vfs.who import Who
 
@@ -86,8 +86,8 @@ def seek(kernel: Kernel, process: Process, fd: int, offset: int, whence: int) ->
             position = file.handle.size + offset
         case _:
             raise CallError(errno.EINVAL, f"SEEK: whence {whence} is none of 0, 1 and 2")
-    if position < 0:
-        raise CallError(errno.EINVAL, f"SEEK: position {position} is before the start")
+    if not 0 <= position <= types.I63_MAX:
+        raise CallError(errno.EINVAL, f"SEEK: position {position} is before the start or over 2^63-1")
     file.position = position
     return position
 

@@ -1,5 +1,6 @@
 """Freezing, killing and dying: of agents, of what made them, of the kernel itself."""
 
+import errno
 import os
 import pathlib
 import signal
@@ -11,7 +12,10 @@ import pytest
 import trio
 
 from agentix_kernel.cgroups import detect
-from agentix_kernel.world import KILL_DEADLINE_S, Ended, LaunchError, Limits
+from agentix_kernel.confine import messages
+from agentix_kernel.confine.attendant import Attendant
+from agentix_kernel.confine.sandbox import LinuxSandbox
+from agentix_kernel.world import KILL_DEADLINE_S, Confined, Ended, LaunchError, Limits, Watch
 
 SLEEPER = "import signal; print('in', flush=True)\nwhile True: signal.pause()"
 IGNORING = """
@@ -328,3 +332,36 @@ async def test_kernel_killed_takes_agents_spawner_and_zygotes_along():
         cgroups = detect(name)
         cgroups.sweep()
         cgroups.close()
+
+
+@pytest.mark.parametrize("line", [b"agent", b"born x", b"ended never", b"error x y", b"\xff\xfe", b"ready set go"])
+async def test_nonsense_on_a_leash_fails_that_launch_only(lab, line):
+    watch = Watch(denied=lambda _: None, out_of_memory=lambda: None)
+    group = lab.cgroups.create("nonsense.1", Limits())
+    ours, theirs = messages.pair()
+    what = Confined(tag="nonsense.1", uid=1_997_000, kind="script", argv=("/a.py",), source=b"")
+    sandbox = LinuxSandbox(what, group, watch, ours, Attendant(), {}, lambda _: None)
+    sandbox.attend()
+    with theirs:
+        theirs.send(line)
+        sandbox._on_leash(0)
+        with pytest.raises(LaunchError) as caught:
+            await sandbox.started(1.0)
+    assert caught.value.stage == "leash"
+    sandbox._on_leash(0)
+    await sandbox.abort()
+    assert (await lab.run("print('fine')")).text == "fine\n"
+
+
+async def test_descriptors_used_up_is_a_launch_error(lab, monkeypatch):
+    await lab.run("pass")
+
+    def refuse() -> None:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    monkeypatch.setattr("agentix_kernel.confine.messages.pair", refuse)
+    with pytest.raises(LaunchError) as caught:
+        await lab.launch("pass", tag="full.1")
+    assert caught.value.number == errno.EMFILE
+    monkeypatch.undo()
+    assert (await lab.run("print('fine')", tag="full.1")).text == "fine\n"  # the group is gone, too

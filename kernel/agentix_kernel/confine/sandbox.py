@@ -75,11 +75,25 @@ class LinuxSandbox:
             if not line:
                 self._leash_gone()
                 return
-            self._hear(line.decode("utf-8", "replace").split(" ", 3), fds)
+            self._understand(line, fds)
 
-    def _hear(self, words: list[str], fds: list[int]) -> None:
+    def _understand(self, line: bytes, fds: list[int]) -> None:
+        """An init is ours, but it lives beside a hostile agent: what it says may be wrong, and stops nothing."""
+        try:
+            understood = self._hear(line.decode("utf-8", "replace").split(" ", 3), fds)
+        except ValueError:
+            understood = False
+        messages.close_all(fds)
+        if not understood:
+            self._error = self._error or LaunchError(errno.EPROTO, "leash", f"not understood: {line[:80]!r}")
+            self._told.set()
+        if self._ready and self._init_pidfd >= 0:
+            self._told.set()
+
+    def _hear(self, words: list[str], fds: list[int]) -> bool:
+        """False, or ValueError, when it makes no sense. Takes from `fds` what it keeps."""
         match words:
-            case [leash.BORN, pid] if len(fds) == 1:
+            case [leash.BORN, pid] if len(fds) == 1 and self._init_pidfd < 0:
                 self._init_pid, self._init_pidfd = int(pid), fds.pop()
                 self._attendant.add(self._init_pidfd, self._on_init)
                 self._born.set()
@@ -94,11 +108,9 @@ class LinuxSandbox:
                 self._told.set()
             case [leash.ENDED, status]:
                 self._end(os.waitstatus_to_exitcode(int(status)))
-            case _:  # an init is ours, but it lives beside a hostile agent: what it says is never believed blindly
-                self._error = self._error or LaunchError(errno.EPROTO, "leash", f"not understood: {words!r}")
-        messages.close_all(fds)
-        if self._ready and self._init_pidfd >= 0:
-            self._told.set()
+            case _:
+                return False
+        return True
 
     def _meet_agent(self, listener_fd: int, pidfd: int) -> None:
         self._listener, self._agent_pidfd = listener_fd, pidfd

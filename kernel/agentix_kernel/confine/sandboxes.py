@@ -82,6 +82,8 @@ class LinuxSandboxes:
                 mounts.append(await self.zygotes.mount(bind, what.uid))  # noqa: PERF401 - closed when the next fails
             # A zygote that dies with our message unread has done nothing: once more, with a new one.
             sandbox = await self._try_launch(what, watch, mounts) or await self._try_launch(what, watch, mounts)
+        except OSError as error:  # out of descriptors or memory
+            raise LaunchError(error.errno or errno.EIO, "launch", str(error.strerror)) from error
         finally:
             messages.close_all([fd for _, fd in mounts])
         if sandbox is None:
@@ -116,15 +118,11 @@ class LinuxSandboxes:
         """None when the zygote was lost before it did anything."""
         profile = self._profile()
         zygote = await self.zygotes.zygote(profile)
-        group = self._group(what)
-        ours, theirs = messages.pair()
-        sandbox = LinuxSandbox(what, group, watch, ours, self._attendant, call_filter.build().notified,
-                               self.before_kill)
-        sandbox.attend()
+        sandbox, theirs = self._prepare(what, watch)
         try:
             with theirs:
                 heard = await _order(zygote, _spec(what, self.sockets_dir, mounts), _descriptors(
-                    what, group, theirs.fileno(), [fd for _, fd in mounts]))
+                    what, sandbox.group, theirs.fileno(), [fd for _, fd in mounts]))
             if not heard or not await sandbox.started(LAUNCH_DEADLINE_S):
                 self.zygotes.forget(profile, zygote)
                 await sandbox.abort()
@@ -134,6 +132,20 @@ class LinuxSandboxes:
             raise
         self._living[what.tag] = sandbox
         return sandbox
+
+    def _prepare(self, what: Confined, watch: Watch) -> tuple[LinuxSandbox, socket.socket]:
+        """Cgroups and a leash, nothing in them yet; and the child's end of the leash."""
+        ours, theirs = messages.pair()
+        try:
+            group = self._group(what)
+        except BaseException:
+            ours.close()
+            theirs.close()
+            raise
+        sandbox = LinuxSandbox(what, group, watch, ours, self._attendant, call_filter.build().notified,
+                               self.before_kill)
+        sandbox.attend()
+        return sandbox, theirs
 
     def _group(self, what: Confined) -> Group:
         """Raises LaunchError at "cgroup"."""

@@ -2,7 +2,7 @@
 
 A no-op (GETPID), a READ and a WRITE of 4 KiB, by 1, 16 and 100 agents; one call under way for each. One C program
 drives both servers alike, in turn, round after round. Latencies are medians over the rounds, and their ratios are
-taken within a round; throughput is the best window of 50 ms that each side had. Each call is checked against the
+taken within a round; throughput is the best window of 20 ms that each side had. Each call is checked against the
 policy, recorded in the journal and served by the tree; the C server only echoes: its figures are the machine's floor.
 
 A wake-up across processors costs more than the call itself, so each row says in what share of a round's samples the
@@ -27,7 +27,7 @@ from harness.report import Goal, Report, number
 
 OPERATIONS: Final = ("noop", "read", "write")
 AGENTS: Final = (1, 16, 100)
-WINDOW_MS: Final = 50
+WINDOW_MS: Final = 20
 P50_GOALS: Final = {"noop": 4.0, "read": 6.0, "write": 6.0}
 THROUGHPUT_GOAL: Final = 0.3
 THROUGHPUT_AGENTS: Final = 16
@@ -93,7 +93,7 @@ class Bench:
 
 
 def measure(quick: bool) -> Report:
-    rounds, duration_ms = (3, 250) if quick else (7, 1000)
+    rounds, duration_ms = (4, 200) if quick else (12, 500)
     every = [Series(operation, agents) for agents in AGENTS for operation in OPERATIONS]
     with tempfile.TemporaryDirectory(prefix="agentix-bench-") as folder, private_kernel() as kernel:
         load, echo = build("load", folder), build("echo", folder)

@@ -201,7 +201,7 @@ async def run(machine: Machine, ready: Callable[[Kernel], None] = lambda _: None
         async with trio.open_nursery() as nursery:
             async with _served(machine, kernel, nursery):
                 ready(kernel)
-                machine.step("ready", f"agentctl{' --prefix ' + machine.config.prefix if machine.config.prefix else ''} ps")
+                machine.step("ready", " ".join(["agentctl", *prefix_words(machine.config), "ps"]))
                 await kernel.run()
             nursery.cancel_scope.cancel()
     finally:
@@ -212,6 +212,11 @@ async def run(machine: Machine, ready: Callable[[Kernel], None] = lambda _: None
         if machine.uids is not None:
             machine.uids.release()
         machine.say(f"down: {kernel.stop_why}")
+
+
+def prefix_words(config: Config) -> list[str]:
+    """What an operator adds to agentctl to reach this kernel."""
+    return ["--prefix", config.prefix] if config.prefix else []
 
 
 @asynccontextmanager

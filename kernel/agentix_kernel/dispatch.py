@@ -23,6 +23,8 @@ NAMES_A_LINK: Final = frozenset({"UNLINK", "RENAME", "MKDIR"})
 """Calls about the last name of a path itself, even when it is a symbolic link."""
 NOTED_BYTES: Final = 256
 """Values longer than this are told by their size in the record."""
+NOTED_DEPTH: Final = 4
+"""Values nested deeper likewise: whoever reads the record must be able to decode it within wire.DEPTH_MAX."""
 
 
 @frozen
@@ -269,13 +271,16 @@ def _note(kernel: Kernel, process: Process, entry: Entry | None, args: Any, verd
         data=(entry.call.name, [_brief(value) for value in args], number, message))
 
 
-def _brief(value: Any) -> Any:
+def _brief(value: Any, room: int = NOTED_DEPTH) -> Any:
     """A value as the record shows it: without long content. Spawn's source and environment never get there."""
     if isinstance(value, int | float | None):
         return value
     if isinstance(value, bytes | str):
         return value if len(value) <= NOTED_BYTES else f"{len(value)} {'bytes' if type(value) is bytes else 'characters'}"
+    if not room:
+        return f"{len(value)} values"
     if isinstance(value, dict):
         rows: dict[str, Any] = value
-        return {key: "not recorded" if key in {"source", "env"} else _brief(item) for key, item in rows.items()}
-    return [_brief(item) for item in value[:64]]
+        return {key: "not recorded" if key in {"source", "env"} else _brief(item, room - 1)
+                for key, item in rows.items()}
+    return [_brief(item, room - 1) for item in value[:64]]

@@ -64,6 +64,7 @@ class Kernel:
     """Layers that are missing and were accepted by name."""
     doors: Doors | None = None
     table: ProcessTable = field(factory=ProcessTable)
+    running: bool = False
     shutting: bool = False
     on_fault: Callable[[str], None] | None = None
     """Told every fault of the kernel's own, for the operator's log."""
@@ -124,6 +125,8 @@ class Kernel:
             self.committed()
 
     def _refused(self, error: JournalError) -> None:
+        if not self.running:
+            raise error
         if not self._retrying:
             self._retrying = True
             if self.on_fault is not None:
@@ -137,7 +140,7 @@ class Kernel:
             self.flush()
 
     def committed(self) -> None:
-        """More is durable: let the replies go that waited for it. Sequences in the queue only grow."""
+        """More is durable: let the replies go that waited for it, in the order in which they were given."""
         durable = self.journal.durable
         waiting = self._waiting
         while waiting and waiting[0][0] <= durable:
@@ -161,11 +164,12 @@ class Kernel:
         from agentix_kernel import lifecycle  # the two rooms know each other; this one is imported first
 
         async with trio.open_nursery() as nursery:
-            self.nursery = nursery
+            self.nursery, self.running = nursery, True
             task_status.started()
             await self._stop.wait()
             with trio.CancelScope(shield=True):
                 await lifecycle.end_all(self)
+            self.running = False
             nursery.cancel_scope.cancel()
 
     def stop(self, why: str) -> None:

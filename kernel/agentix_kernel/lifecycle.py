@@ -1,6 +1,7 @@
 """From spawn to the last trace: agents are made, watched, frozen, continued, killed and buried here."""
 
 import errno
+import os
 
 import trio
 from attrs import evolve
@@ -19,12 +20,24 @@ async def spawn(kernel: Kernel, command: Command, limits: Limits, policy: Policy
                 parent: Process | None) -> tuple[Process, int]:
     """Make an agent and run it. Returns it and the sequence of the record to wait for before saying so.
 
+    The binds' descriptors are its own from here on, also when it fails.
+
     Raises CallError: EAGAIN (as many as there may be), EEXIST (name), ESHUTDOWN, and what the launch says
     (ENOENT, EACCES, ENOEXEC are the command's). Nothing is left of a failed one but its records.
     """
-    with trio.CancelScope(shield=True):  # who asked may go away; a half-made agent may not stay
-        return await _spawn(kernel, command, limits, policy, name, parent)
+    try:
+        with trio.CancelScope(shield=True):  # who asked may go away; a half-made agent may not stay
+            return await _spawn(kernel, command, limits, policy, name, parent)
+    except BaseException:
+        release(command)
+        raise
     raise AssertionError("a shielded scope is never cancelled")
+
+
+def release(command: Command) -> None:
+    """Give back the descriptors of its binds, which an agent owns from its spawn to its burial."""
+    for bind in command.binds:
+        os.close(bind.source_fd)
 
 
 async def _spawn(kernel: Kernel, command: Command, limits: Limits, policy: Policy, name: str | None,
@@ -225,6 +238,8 @@ async def _bury(kernel: Kernel, process: Process, ended: Ended) -> None:
     for file in process.handles.values():
         file.handle.close()
     process.handles.clear()
+    release(process.command)
+    process.command = evolve(process.command, binds=tuple(evolve(b, source_fd=-1) for b in process.command.binds))
     _close_accounts(kernel, process, end)
     await kernel.settle(kernel.record(
         records.EXIT, process, rule=end.rule, data=(end.code, end.signal, end.why.value, end.detail,

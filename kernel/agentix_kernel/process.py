@@ -201,7 +201,7 @@ class ProcessTable:
             return self.get(target)
         if type(target) is not str:
             raise CallError(errno.EINVAL, "an agent is named by its id (a number) or its name")
-        if target.isdecimal():
+        if target.isdecimal() and len(target) <= 20:
             return self.get(int(target))
         found = self.by_name.get(target)
         if found is None:

@@ -54,6 +54,8 @@ class Connection:
             self._receive()
 
     def _receive(self) -> None:
+        if self.session.process.held:
+            return  # stopped since this tick's events were read: it stays in the socket
         try:
             data = self.sock.recv(RECV_BYTES)
         except BlockingIOError:

@@ -1,10 +1,12 @@
 """Calls about agents: spawn, wait, exit, getpid, signals."""
 
 import errno
+import os
 from collections.abc import Coroutine
 from typing import Any
 
 import trio
+from attrs import evolve
 
 from agentix_kernel import delivery, lifecycle
 from agentix_kernel.config import Config
@@ -54,7 +56,7 @@ def rules_of(options: dict[str, Any]) -> tuple[Any, ...]:
 def spawn(kernel: Kernel, process: Process, kind: str, argv: tuple[str, ...],
           options: dict[str, Any] | None) -> Coroutine[Any, Any, Any]:
     checked = table.parse_options(options or {}, by_agent=True)
-    command = command_of(kind, argv, checked, process.command.binds, process.command)
+    command = command_of(kind, argv, checked, (), process.command)
     policy = process.policy.narrowed(checked.get("mode"), rules_of(checked), checked.get("spawn_max"))
     if process.spawned >= process.policy.spawn_max:
         rule = f"spawn at most {process.policy.spawn_max}"
@@ -68,7 +70,8 @@ def spawn(kernel: Kernel, process: Process, kind: str, argv: tuple[str, ...],
 
 async def _spawn(kernel: Kernel, process: Process, command: Command, limits: Limits, policy: Policy,
                  name: str | None) -> Any:
-    child, seq = await lifecycle.spawn(kernel, command, limits, policy, name, process)
+    inherited = tuple(evolve(bind, source_fd=os.dup(bind.source_fd)) for bind in process.command.binds)
+    child, seq = await lifecycle.spawn(kernel, evolve(command, binds=inherited), limits, policy, name, process)
     return Recorded(child.id, seq)
 
 

@@ -43,12 +43,12 @@ async def spawn_(client: "Client", kind: str, argv: tuple[str, ...], options: di
         binds = tuple(_bind(client, fd, row) for fd, row in zip(fds, wanted, strict=True))
         policy = Policy(checked.get("mode", DEFAULT_MODE), rules_of(checked), checked.get("spawn_max", 0))
         command = command_of(kind, argv, checked, binds)
-        process, seq = await lifecycle.spawn(kernel, command, limits_of(checked, kernel.config), policy,
-                                             checked.get("name"), None)
-    except BaseException:
+    except CallError:
         for fd in fds:
             os.close(fd)
         raise
+    process, seq = await lifecycle.spawn(kernel, command, limits_of(checked, kernel.config), policy,
+                                         checked.get("name"), None)
     await kernel.settle(seq)
     return {"id": process.id, "life": process.life, "name": process.name, "uid": process.uid}
 

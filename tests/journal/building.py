@@ -3,6 +3,8 @@
 import hashlib
 from pathlib import Path
 
+from sim.disk import SimDisk
+
 from agentix_kernel.journal.disk import RealClock, RealDisk
 from agentix_kernel.journal.journal import Journal
 from agentix_kernel.journal.key import Key
@@ -10,8 +12,6 @@ from agentix_kernel.journal.read import read
 from agentix_kernel.journal.recover import Opened
 from agentix_kernel.journal.verify import Report, verify
 from agentix_syscalls import records
-
-from sim.disk import SimDisk
 
 KEY = Key(b"k" * 32)
 SEGMENT_BYTES = 4096
@@ -47,6 +47,15 @@ def open_real(folder: Path, *, threaded: bool = True, segment_bytes: int = 1 << 
 
 def step(journal: Journal, n: int, agent: int = 1) -> int:
     return journal.append(records.STEP, agent=agent, data=("step", n))
+
+
+def fill(journal: Journal) -> None:
+    """One record a group, until the disk refuses."""
+    n = 0
+    while True:
+        step(journal, n)
+        n += 1
+        journal.publish()
 
 
 def grouped(count: int, of: int = 2, disk: SimDisk | None = None) -> SimDisk:

@@ -6,12 +6,12 @@ import threading
 
 import pytest
 import trio
+from journal.building import KEY, not_random, open_real, open_sim, step, values
+from sim.disk import SimDisk, SimFile
+
 from agentix_kernel.journal.disk import RealClock
 from agentix_kernel.journal.errors import JournalFailed
 from agentix_kernel.journal.journal import Journal
-
-from journal.building import KEY, not_random, open_real, open_sim, step, values
-from sim.disk import SimDisk, SimFile
 
 
 class Gate:

@@ -3,15 +3,16 @@
 import errno
 import random
 from collections import Counter
+from contextlib import suppress
 
 import pytest
+from journal.building import KEY, fill, grouped, judge, open_sim, step, values
+from sim.disk import SimDisk
+
 from agentix_kernel.journal.errors import JournalError, JournalFailed, JournalFull
 from agentix_kernel.journal.journal import BUFFERED_MAX, Journal
 from agentix_kernel.journal.recover import Opened
 from agentix_syscalls import records
-
-from journal.building import KEY, grouped, judge, open_sim, step, values
-from sim.disk import SimDisk
 
 HISTORIES = 4000
 BOOTS = 4
@@ -113,10 +114,8 @@ def test_the_end_at_every_operation_of_the_disk(end):
         _end(disk, end, at)
         for again in range(3):
             disk.fail_after = again
-            try:
+            with suppress(OSError):
                 open_sim(disk)[0].abandon()
-            except OSError:
-                pass
             _end(disk, end, at + 1000 * again)
         check(disk, model, promised)
 
@@ -126,6 +125,23 @@ def _end(disk: SimDisk, end: str, seed: int) -> None:
         disk.crash(seed)
     else:
         disk.kill()
+
+
+def test_what_was_found_at_opening_is_durable():
+    """It was in Linux's memory only; whoever acts on it must not lose it to a power loss."""
+    disk = SimDisk()
+    journal, _ = open_sim(disk)
+    for n in range(100):
+        step(journal, n)
+        journal.publish()
+    journal.abandon()
+    disk.kill()
+    journal, opened = open_sim(disk)
+    assert journal.durable == opened.head_seq == 100
+    journal.abandon()
+    for seed in range(5):
+        disk.crash(seed)
+        assert values(disk) == list(range(100))
 
 
 def test_a_hole_before_groups_that_nobody_promised_is_cut():
@@ -185,12 +201,9 @@ def test_no_space_for_the_next_segment_loses_nothing():
     disk = SimDisk()
     journal, _ = open_sim(disk)
     disk.full = True
-    appended = 0
     with pytest.raises(JournalFull) as full:
-        while True:
-            step(journal, appended)
-            appended += 1
-            journal.publish()
+        fill(journal)
+    appended = journal._seq
     assert full.value.errno == errno.ENOSPC
     assert "free space" in str(full.value)
     assert journal.failed is full.value

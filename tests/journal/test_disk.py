@@ -7,12 +7,14 @@ import subprocess
 import sys
 
 import pytest
+from journal.building import fill, judge, not_random, open_real, step, values
+from sim.disk import SimDisk
+
 from agentix_kernel.journal.disk import FRESH, RealDisk
 from agentix_kernel.journal.errors import JournalFull, JournalKeyError, JournalLocked
 from agentix_kernel.journal.key import Key, open_key
 
-from journal.building import judge, not_random, open_real, step, values
-from sim.disk import SimDisk
+OPENER = "import sys, pathlib, journal.building as b; b.open_real(pathlib.Path(sys.argv[1]))"
 
 
 @pytest.fixture(params=["real", "sim"])
@@ -130,9 +132,8 @@ def test_two_kernels_on_one_folder(tmp_path):
         open_real(tmp_path)
     assert locked.value.errno == errno.EBUSY
     assert str(tmp_path) in str(locked.value)
-    script = "import sys; from pathlib import Path; from journal.building import open_real; open_real(Path(sys.argv[1]))"
-    done = subprocess.run([sys.executable, "-c", script, str(tmp_path)], env=os.environ | {"PYTHONPATH": sys.path[0]},
-                          capture_output=True, text=True, check=False)
+    done = subprocess.run([sys.executable, "-c", OPENER, str(tmp_path)], capture_output=True, text=True, check=False,
+                          env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)})
     assert "JournalLocked" in done.stderr
     step(journal, 0)
     journal.close()
@@ -157,12 +158,9 @@ def test_a_full_file_system(small, tmp_path):
     ballast.write_bytes(bytes(600 << 10))
     journal, _ = open_real(small)
     first_disk = journal.disk
-    appended = 0
     with pytest.raises(JournalFull) as full:
-        while True:
-            step(journal, appended)
-            appended += 1
-            journal.publish()
+        fill(journal)
+    appended = journal._seq
     assert full.value.errno == errno.ENOSPC
     assert f"free space on the file system of {small}/journal" in str(full.value)
     assert appended > 100
@@ -208,7 +206,7 @@ def test_a_missing_key_is_not_made_anew(tmp_path):
     key = tmp_path / "keys" / "journal.key"
     key.rename(tmp_path / "kept")
     before = (tmp_path / "journal" / "00000001.seg").read_bytes()
-    with pytest.raises(JournalKeyError, match="journal.key: the key of the journal .* is missing") as missing:
+    with pytest.raises(JournalKeyError, match=r"journal\.key: the key of the journal .* is missing") as missing:
         open_real(tmp_path)
     assert missing.value.errno == errno.ENOKEY
     assert not key.exists()
@@ -221,13 +219,14 @@ def test_another_key_is_refused(tmp_path):
     journal, _ = open_real(tmp_path)
     journal.close()
     (tmp_path / "keys" / "journal.key").write_bytes(b"o" * 32)
-    with pytest.raises(JournalKeyError, match="journal.key: this is key") as wrong:
+    with pytest.raises(JournalKeyError, match=r"journal\.key: this is key") as wrong:
         open_real(tmp_path)
     assert wrong.value.errno == errno.EKEYREJECTED
 
 
 @pytest.mark.parametrize(("content", "mode", "says"), [
-    (b"k" * 31, 0o600, "32 bytes"), (b"k" * 33, 0o600, "32 bytes"), (b"", 0o600, "32 bytes"), (b"k" * 32, 0o640, "0600"),
+    (b"k" * 31, 0o600, "32 bytes"), (b"k" * 33, 0o600, "32 bytes"), (b"", 0o600, "32 bytes"),
+    (b"k" * 32, 0o640, "0600"),
 ])
 def test_what_is_no_key(tmp_path, content, mode, says):
     path = tmp_path / "key"

@@ -1,11 +1,11 @@
 """A follower sees what was published after it began, in order, and is told what it missed."""
 
 import trio
-from agentix_kernel.journal.follow import Missed
-from agentix_syscalls import records
-
 from journal.building import open_sim, step
 from sim.disk import SimDisk
+
+from agentix_kernel.journal.follow import Missed
+from agentix_syscalls import records
 
 
 def drain(follower):

@@ -5,18 +5,19 @@ import os
 import struct
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from journal.building import KEY, SEGMENT_BYTES, grouped, judge, open_sim, step, values
+from sim.disk import SimDisk
+
 from agentix_kernel.journal import format as form
 from agentix_kernel.journal.errors import JournalError, JournalNewer
 from agentix_kernel.journal.format import Broken
 from agentix_kernel.journal.read import read, tail
 from agentix_syscalls import records
-from hypothesis import given
-from hypothesis import strategies as st
 
-from journal.building import KEY, SEGMENT_BYTES, grouped, judge, open_sim, step, values
-from sim.disk import SimDisk
-
-scalars = st.none() | st.booleans() | st.integers(-2**63, 2**64 - 1) | st.text() | st.binary() | st.floats(allow_nan=False)
+scalars = (st.none() | st.booleans() | st.integers(-2**63, 2**64 - 1) | st.text() | st.binary()
+           | st.floats(allow_nan=False))
 data = st.lists(st.recursive(scalars, lambda inner: st.lists(inner, max_size=3).map(tuple)
                              | st.dictionaries(st.text() | st.integers(0, 9), inner, max_size=3), max_leaves=6),
                 max_size=4).map(tuple)
@@ -27,9 +28,9 @@ data = st.lists(st.recursive(scalars, lambda inner: st.lists(inner, max_size=3).
 def test_round_trip(rows, group):
     disk = SimDisk()
     journal, _ = open_sim(disk, segment_bytes=1 << 16)
-    for at, (kind, agent, phase, rule, values) in enumerate(rows):
+    for at, (kind, agent, phase, rule, content) in enumerate(rows):
         assert journal.append(kind, agent=agent, life=3, phase=phase, verdict=1, rule=rule, correlation=at,
-                              data=values) == at + 1
+                              data=content) == at + 1
         if at % group == 0:
             journal.publish()
     journal.close()
@@ -151,16 +152,16 @@ def test_the_longest_record_fits():
     assert judge(disk).ok
 
 
-@pytest.mark.parametrize(("kind", "values", "error"), [
-    (records.STEP, (object(),), TypeError), (records.STEP, (1 << 65,), OverflowError), (records.REDO, ({1},), TypeError),
-    (99, (), KeyError),
+@pytest.mark.parametrize(("kind", "content", "error"), [
+    (records.STEP, (object(),), TypeError), (records.STEP, (1 << 65,), OverflowError),
+    (records.REDO, ({1},), TypeError), (99, (), KeyError),
 ])
-def test_a_record_that_cannot_be_packed_leaves_nothing(kind, values, error):
+def test_a_record_that_cannot_be_packed_leaves_nothing(kind, content, error):
     disk = SimDisk()
     journal, _ = open_sim(disk)
     step(journal, 0)
     with pytest.raises(error):
-        journal.append(kind, data=values)
+        journal.append(kind, data=content)
     assert step(journal, 1) == 2
     journal.close()
     assert [record.data for record in read(disk, KEY)] == [("step", 0), ("step", 1)]
@@ -199,8 +200,8 @@ def test_a_group_with_a_later_flag_is_refused_and_left_alone():
 
 def test_names_of_segments():
     assert form.number_of(form.name_of(12)) == 12
-    assert [form.number_of(name) for name in ("1.seg", "00000000.seg", "00000001.seg2", "journal.key", "0000000a.seg")] \
-        == [None] * 5
+    others = ("1.seg", "00000000.seg", "00000001.seg2", "journal.key", "0000000a.seg")
+    assert [form.number_of(name) for name in others] == [None] * 5
 
 
 def test_content_cannot_look_like_a_group():

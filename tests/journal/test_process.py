@@ -7,9 +7,9 @@ import struct
 import subprocess
 import sys
 
-from agentix_kernel.journal.disk import RealDisk
-
 from journal.building import judge, open_real, values
+
+from agentix_kernel.journal.disk import RealDisk
 
 KILLS = 20
 WRITER = """

@@ -8,7 +8,6 @@ from attrs import frozen
 from agentix_kernel.journal import format as form
 from agentix_kernel.journal import walk
 from agentix_kernel.journal.errors import JournalDamaged
-from agentix_kernel.journal.format import Broken
 from agentix_kernel.journal.key import Key
 from agentix_kernel.journal.walk import Cursor
 from agentix_kernel.world import Disk, File

@@ -183,7 +183,7 @@ class _Audit:
                 data = data[:at] + walk.load(self.disk, number, at)
                 group, what = _parse(data, at, tag, self.key)
             if group is not None:
-                self._group(number, data, group)
+                self._group(number, group)
                 at = group.end
                 continue
             span = len(data[at:].rstrip(b"\0"))
@@ -199,7 +199,7 @@ class _Audit:
                 return
             at = found.start
 
-    def _group(self, number: int, data: bytes, group: Group) -> None:
+    def _group(self, number: int, group: Group) -> None:
         follows = any(self.key.link(link, group.digest) == group.link for link in self.links)
         if self._out_of_order(group.first_seq):
             self.tell(number, group.start, self._order(group.first_seq, "group"))

@@ -276,11 +276,12 @@ def _brief(value: Any, room: int = NOTED_DEPTH) -> Any:
     if isinstance(value, int | float | None):
         return value
     if isinstance(value, bytes | str):
-        return value if len(value) <= NOTED_BYTES else f"{len(value)} {'bytes' if type(value) is bytes else 'characters'}"
+        unit = "bytes" if isinstance(value, bytes) else "characters"
+        return value if len(value) <= NOTED_BYTES else f"{len(value)} {unit}"
     if not room:
         return f"{len(value)} values"
     if isinstance(value, dict):
         rows: dict[str, Any] = value
-        return {key: "not recorded" if key in {"source", "env"} else _brief(item, room - 1)
-                for key, item in rows.items()}
+        return {key[:NOTED_BYTES]: "not recorded" if key in {"source", "env"} else _brief(item, room - 1)
+                for key, item in list(rows.items())[:64]}
     return [_brief(item, room - 1) for item in value[:64]]

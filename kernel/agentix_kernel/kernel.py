@@ -51,7 +51,10 @@ class Replier(Protocol):
 
 @define(eq=False, repr=False)
 class Kernel:
-    """One kernel (repr is off: these know each other, and a traceback would print the world). `doors` and `interrupt` are set by boot; a simulation gives its own."""
+    """One kernel. `doors` is set by boot; a simulation has none.
+
+    No repr here and in what it holds: they know each other, and a traceback would print the world.
+    """
 
     world: World
     config: Config

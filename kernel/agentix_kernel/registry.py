@@ -92,7 +92,8 @@ class Registry:
             except FileNotFoundError:
                 shutil.rmtree(f"{self.root}/{entry}")  # made, and its kernel died before anything ran
             except (ValueError, KeyError, TypeError) as error:
-                raise ConfigError(f"{path}: not an agent's record: {error}; move its folder away to boot without it") from None
+                raise ConfigError(f"{path}: not an agent's record: {error}; move its folder away to boot without "
+                                  "it") from None
         self._uids.update(process.uid for process in found)
         self.last_id = max([_read_number(f"{self.root}/last-id"), *(process.id for process in found)], default=0)
         return found

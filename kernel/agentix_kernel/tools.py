@@ -126,8 +126,9 @@ async def _confined(kernel: Kernel, caller: Process, uid: int, argv: tuple[str, 
 async def _launch(kernel: Kernel, caller: Process, what: Confined) -> Sandbox:
     def denied(call: DeniedCall) -> None:
         caller.denials += 1
+        message = f"the Linux call {call.name} is refused"
         kernel.record(records.DENIAL, caller, verdict=records.DENIED, rule=f"seccomp {call.name}",
-                      data=("seccomp", call.name, f"pid {call.pid} of a tool", f"the Linux call {call.name} is refused"))
+                      data=("seccomp", call.name, f"pid {call.pid} of a tool", message))
         kernel.flush()
 
     try:

@@ -66,7 +66,8 @@ def _bind(client: "Client", fd: int, row: Any) -> Bind:
         raise CallError(errno.EPERM, f"spawn: --bind {source}: you (uid {client.peer.uid}) do not own it (uid {owner} "
                         "does)", remedy="bind it read-only with --bind-ro, or ask its owner")
     if stat.S_ISLNK(os.fstat(fd).st_mode):
-        raise CallError(errno.EINVAL, f"spawn: --bind {source}: a symbolic link cannot be bound; name what it points to")
+        raise CallError(errno.EINVAL, f"spawn: --bind {source}: a symbolic link cannot be bound",
+                        remedy="name what it points to")
     return Bind(fd, target, writable, source)
 
 

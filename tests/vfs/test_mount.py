@@ -120,7 +120,8 @@ async def test_mapped_readers_see_changes(mount: Mount) -> None:
                 handle = m.tree.open(ME, b"state/f", os.O_RDWR)
                 handle.write(b"%04d" % number, 0)
                 handle.close()
-                assert await look() == b"%04d\n" % number
+                while await look() != b"%04d\n" % number:  # at once, unless the machine is too busy for the thread
+                    await trio.lowlevel.checkpoint()
     finally:
         reader.kill()
         await reader.wait()

@@ -31,7 +31,7 @@ from agentix_vfs.nodes import Directory, File, Node
 from agentix_vfs.tree import Tree
 
 _FLAGS: Final = linux.MS_NOSUID | linux.MS_NODEV | linux.MS_NOATIME
-NOTICE_WAIT_S: Final = 0.001
+NOTICE_WAIT_S: Final = 0.005
 """How long a change waits for pages to be dropped: enough unless a read of the same page waits for us meanwhile."""
 _serving: list["FuseServer"] = []
 """pyfuse3 keeps its session in globals: one mount a process."""

@@ -124,10 +124,16 @@ class Reason:
         return cls(number, message, rule, remedy, correlation)
 
 
+MESSAGE_MAX: Final = 1000
+"""Characters: a message may quote what the caller sent, and that may be a whole frame."""
+
+
 class CallError(Exception):
     """A call fails with this reason. Raised anywhere in the kernel or the tree, turned into a reply at the edge."""
 
     def __init__(self, number: int, message: str, *, rule: str = "", remedy: str = "") -> None:
+        if len(message) > MESSAGE_MAX:
+            message = f"{message[:MESSAGE_MAX]}..."
         super().__init__(number, message)
         self.number = number
         self.message = message

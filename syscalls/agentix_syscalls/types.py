@@ -126,7 +126,10 @@ def argv(value: Any) -> tuple[str, ...]:
 def texts(value: Any) -> tuple[str, ...]:
     if type(value) not in {tuple, list}:
         raise BadArgument(f"wants an array of texts, got {kind(value)}")
-    return tuple(text(word) for word in value)
+    words = tuple(text(word) for word in value)
+    if sum(len(word.encode()) + 1 for word in words) > ARGV_MAX_BYTES:
+        raise BadArgument(f"the texts are over {ARGV_MAX_BYTES} bytes together", "E2BIG")
+    return words
 
 
 def environ(value: Any) -> dict[str, str]:

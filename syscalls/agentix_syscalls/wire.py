@@ -29,7 +29,8 @@ F_ERROR: Final = 0x8000
 REQUEST_FLAGS: Final = F_PRIORITY
 """What a request may carry today. Any other bit is EINVAL, so that it can mean something later."""
 
-DEPTH_MAX: Final = 8
+DEPTH_MAX: Final = 16
+"""Arrays and maps inside of one another; whoever walks a decoded value may recurse."""
 
 
 class WireError(ValueError):
@@ -71,7 +72,17 @@ def decode(body: bytes) -> Any:
         )
     except (ValueError, RecursionError, TypeError) as error:
         raise WireError(f"body is not msgpack: {str(error) or type(error).__name__}") from None
+    if type(value) is tuple or type(value) is dict:
+        _require_shallow(value, DEPTH_MAX - 1)
     return value
+
+
+def _require_shallow(value: Any, room: int) -> None:
+    for item in value.values() if type(value) is dict else value:
+        if type(item) is tuple or type(item) is dict:
+            if not room:
+                raise WireError(f"body is nested more than {DEPTH_MAX} deep")
+            _require_shallow(item, room - 1)
 
 
 class Reader:

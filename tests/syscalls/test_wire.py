@@ -62,6 +62,13 @@ def test_not_a_body(body: bytes) -> None:
         wire.decode(body)
 
 
+@pytest.mark.parametrize("head", [b"\x91", b"\x81\xa1a"], ids=["arrays", "maps"])
+def test_depth_is_bounded(head: bytes) -> None:
+    wire.decode(head * wire.DEPTH_MAX + b"\xc0")
+    with pytest.raises(WireError, match="nested more than 16 deep"):
+        wire.decode(head * (wire.DEPTH_MAX + 1) + b"\xc0")
+
+
 def test_a_failed_pack_leaves_nothing_behind() -> None:
     with pytest.raises(TypeError):
         wire.pack([1, 2, object()])

@@ -7,6 +7,7 @@ run where it is not confined.
 Run it:  agentctl run --spawn-max 64 examples/hostile.py
 """
 
+import contextlib
 import ctypes
 import errno
 import os
@@ -146,8 +147,8 @@ def handle() -> str:
 def quota() -> str:
     def fill() -> None:
         with open("/agent/self/mem/working/big", "wb", buffering=0) as file:
-            for _ in range(4096):
-                file.write(bytes(1 << 20))
+            while file.write(bytes(1 << 20)):
+                pass
     outcome = refused(fill)
     os.unlink("/agent/self/mem/working/big")
     return outcome
@@ -309,8 +310,8 @@ def send_policy() -> str:
 
 @attempt("catch SIGPOLICY and SIGKILL")
 def catch() -> str:
-    outcomes = {refused(lambda name=name: libc.syscall(25, libc.Signals[name], 2)) for name in ("SIGPOLICY", "SIGKILL")}
-    return " ".join(sorted(outcomes))
+    names = ("SIGPOLICY", "SIGKILL")
+    return " ".join(sorted({refused(lambda name=name: libc.syscall(25, libc.Signals[name], 2)) for name in names}))
 
 
 # --- the protocol ----------------------------------------------------------------------------------------------------
@@ -430,20 +431,16 @@ def ignore() -> object:
 
 @deadly("break a rule in strict mode and catch everything", mode="strict", deny=["UNLINK"])
 def strict() -> object:
-    try:
+    with contextlib.suppress(BaseException):
         libc.unlink("state/nothing")
-    except BaseException:  # noqa: B036 - that is the dodge
-        pass
     while True:
         print("  still here", flush=True)
 
 
 @deadly("break a rule through the mount in strict mode", mode="strict", deny=["MKDIR:/state"])
 def strict_mount() -> object:
-    try:
+    with contextlib.suppress(OSError):
         os.mkdir("/agent/self/state/forbidden")
-    except OSError:
-        pass
     time.sleep(3600)
     return None
 

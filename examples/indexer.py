@@ -39,8 +39,7 @@ def documents(root: str) -> Iterator[str]:
 
 def page(path: str) -> str:
     """The text of one document, as far as one page goes."""
-    opened = gzip.open(path, "rb") if path.endswith(".gz") else open(path, "rb")
-    with opened as file:
+    with (gzip.open if path.endswith(".gz") else open)(path, "rb") as file:
         return file.read(PAGE_BYTES).decode("utf-8", "replace").lower()
 
 

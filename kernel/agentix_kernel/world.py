@@ -93,8 +93,10 @@ class Confined:
 
 
 class LaunchError(Exception):
-    """Nothing runs and nothing is left. `stage` is where it failed; at "exec", ENOENT, EACCES and ENOEXEC are said of
-    the command."""
+    """Nothing runs and nothing is left.
+
+    `stage` is where it failed; at "exec", ENOENT, EACCES and ENOEXEC are said of the command.
+    """
 
     def __init__(self, number: int, stage: str, message: str) -> None:
         super().__init__(number, f"{stage}: {message}")

@@ -9,14 +9,16 @@ import random
 from collections.abc import Callable
 
 import trio
+from attrs import define, field
+
 from agentix_kernel.dispatch import Session, serve
 from agentix_kernel.kernel import Kernel
 from agentix_kernel.world import Confined, Ended, LaunchError, Usage, Watch
 from agentix_syscalls import wire
 from agentix_syscalls.calls import BY_NUMBER
-from attrs import define, field
 
-LINUX_TERM, LINUX_KILL = 15, 9
+LINUX_KILL = 9
+LAUNCH_ERRORS = ((errno.ENOENT, "exec", "no such file"), (errno.ENOMEM, "clone", "no memory"))
 
 
 class Violation(AssertionError):
@@ -127,7 +129,7 @@ class SimMachine:
             raise Violation(f"{what.tag}: the tag of a sandbox was used twice")
         self.tags.add(what.tag)
         if self.rng.random() < 0.05:
-            raise LaunchError(*self.rng.choice([(errno.ENOENT, "exec", "no such file"), (errno.ENOMEM, "clone", "no memory")]))
+            raise LaunchError(*self.rng.choice(LAUNCH_ERRORS))
         self.launched += 1
         sandbox = SimSandbox(self, what, watch, 1000 + self.launched)
         self.live.add(sandbox)
@@ -219,7 +221,7 @@ class SimAgent:
     async def _unheld(self) -> bool:
         assert self.session is not None
         while self.session.process.held and self.sandbox.ended is None and self.session.process.doom is None:
-            await trio.sleep(0.05)
+            await self.session.process.changed.park()
         return await self.sandbox.step() and self.session.process.doom is None
 
     def _drop(self) -> None:

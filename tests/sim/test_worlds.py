@@ -8,9 +8,9 @@ sandbox, waiting call, handle or task is left.
 import os
 
 import pytest
-from agentix_kernel import dispatch, lifecycle
-
 from sim.worlds import run_world
+
+from agentix_kernel import dispatch, lifecycle
 
 WORLDS = int(os.environ.get("AGENTIX_WORLDS", "50"))
 

@@ -5,6 +5,11 @@ from collections import Counter
 
 import trio
 import trio._core._run as trio_run
+from attrs import define, field
+from sim.disk import SimDisk
+from sim.machine import SimAgent, SimMachine, Violation
+from trio.testing import MockClock
+
 from agentix_kernel import delivery, lifecycle
 from agentix_kernel.config import Config, load
 from agentix_kernel.journal import read
@@ -20,11 +25,6 @@ from agentix_kernel.world import World as Around
 from agentix_syscalls import calls, records, signals
 from agentix_syscalls.errors import CallError
 from agentix_vfs.tree import Tree
-from attrs import define, field
-from trio.testing import MockClock
-
-from sim.disk import SimDisk
-from sim.machine import SimAgent, SimMachine, Violation
 
 UIDS = 40
 STEPS = 12
@@ -95,10 +95,9 @@ class World:
 
     async def shut_down(self, kernel: Kernel, nursery: trio.Nursery) -> None:
         kernel.stop("the end of the world")
-        while kernel.table.alive():
-            await trio.sleep(0.1)
-        for _ in range(20):
-            await trio.sleep(0.1)
+        for process in kernel.table.alive():
+            await process.gone.wait()
+        await trio.sleep(2)  # of simulated time: what was started late ends as well
         self.leaks(kernel)
         kernel.journal.close()
         nursery.cancel_scope.cancel()
@@ -201,9 +200,10 @@ class World:
         promised = self.machine.durable if power else self.machine.acknowledged
         for (agent, call), count in promised.items():
             if recorded[agent, call] < count:
-                told.problems.append(f"agent {agent} was told of {count} {call}, the journal has {recorded[agent, call]}")
+                told.problems.append(f"agent {agent} was told of {count} {call}, recorded are {recorded[agent, call]}")
         for record in found:
-            told.trace.append(f"{record.seq} {record.mono_ns} {record.agent} {record.kind} {record.verdict} {record.data}")
+            told.trace.append(" ".join(map(str, (record.seq, record.mono_ns, record.agent, record.kind, record.verdict,
+                                                 record.data))))
             self.notice(record)
 
     def notice(self, record: read.Record) -> None:

@@ -265,6 +265,7 @@ def _close_accounts(kernel: Kernel, process: Process, end: End) -> None:
     process.children.clear()
     if process.log is not None:
         process.log.finish()
+    kernel.tree.retire(process.id)
     kernel.registry.save(process)
 
 

@@ -128,6 +128,23 @@ class Tree:
                 number = error.errno or errno.EIO
                 raise CallError(number, f"/agent/{agent}: not all of it is removed: {error}") from error
 
+    def retire(self, agent: int) -> None:
+        """The agent has ended: its scratch memory goes with it, whatever else of its tree stays. ESRCH."""
+        mem = self._agent(agent).entries[b"mem"]
+        assert isinstance(mem, Directory)
+        working = mem.entries[b"working"]
+        assert isinstance(working, Directory)
+        folders = [working]
+        for folder in folders:  # grows while it is walked: parents before children
+            folders += (node for node in folder.entries.values() if isinstance(node, Directory))
+        for folder in reversed(folders):
+            for name, node in list(folder.entries.items()):
+                if isinstance(node, Directory):
+                    self.inodes.rmdir(folder, name)
+                else:
+                    self.inodes.unlink(folder, name)
+        self._changed(working)
+
     def has(self, agent: int) -> bool:
         return agent in self._agents
 

@@ -80,7 +80,7 @@ WORKLOADS: Final = (
     Workload("bomb", f"a fork bomb at {PIDS_MAX}", [sys.executable, "-I", "-S", "-c", BOMB_TEXT], _bombed, 300),
     Workload("fuse", "a reader blocked in FUSE", READER, _blocked, 50, bare=False),
 )
-QUICK_ROUNDS: Final = {"sleeper": 20, "ten": 15, "bomb": 4, "fuse": 15}
+QUICK_ROUNDS: Final = {"sleeper": 15, "ten": 10, "bomb": 4, "fuse": 10}
 ROUNDS: Final = 100
 
 

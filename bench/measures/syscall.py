@@ -93,7 +93,7 @@ class Bench:
 
 
 def measure(quick: bool) -> Report:
-    rounds, duration_ms = (4, 200) if quick else (12, 500)
+    rounds, duration_ms = (4, 150) if quick else (12, 500)
     every = [Series(operation, agents) for agents in AGENTS for operation in OPERATIONS]
     with tempfile.TemporaryDirectory(prefix="agentix-bench-") as folder, private_kernel() as kernel:
         load, echo = build("load", folder), build("echo", folder)

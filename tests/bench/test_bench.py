@@ -80,6 +80,36 @@ def test_bench(name: str, scratch: Path) -> None:
         assert isinstance(goal["met"], bool)
 
 
+def test_a_bench_that_is_ended_cleans_up(scratch: Path) -> None:
+    """SIGTERM unwinds: its kernel is shut down, and the `scratch` fixture finds nothing left."""
+    with subprocess.Popen([sys.executable, BENCH / "kill"], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                          env={**os.environ, "TMPDIR": str(scratch)}) as bench:
+        processes.wait_until(lambda: list(scratch.glob("*/run/control.sock")) != [] or bench.poll() is not None,
+                             "its kernel answers", 30)
+        bench.terminate()
+        told, _ = bench.communicate(timeout=60)
+    assert (bench.returncode, told) == (128 + signal.SIGTERM, b"")
+    assert _traces(str(scratch), f"agentix-bench-{bench.pid}") == []
+
+
+def test_interpreter_is_found_or_asked_for(tmp_path: Path) -> None:
+    """Under an interpreter without the project: that of the clone's environment, or a sentence on how to get it."""
+    (tmp_path / "bench" / "harness").mkdir(parents=True)
+    shutil.copy(BENCH / "harness" / "interpreter.py", tmp_path / "bench" / "harness")
+    script = tmp_path / "bench" / "some"
+    script.write_text("import sys; sys.path.insert(0, sys.argv[1]); import interpreter; interpreter.enter()")
+    argv = [sys.executable, "-I", "-S", str(script), str(tmp_path / "bench" / "harness")]
+    asked = subprocess.run(argv, capture_output=True, text=True, check=False)
+    assert asked.returncode == 1
+    assert "run .ci/prepare kernel bench" in asked.stderr
+    python = tmp_path / ".venv" / "bin" / "python"
+    python.parent.mkdir(parents=True)
+    python.write_text('#!/bin/sh\necho found "$1"\n')
+    python.chmod(0o755)
+    found = subprocess.run(argv, capture_output=True, text=True, check=False)
+    assert (found.returncode, found.stdout) == (0, f"found {script}\n")
+
+
 # --- statistics -----------------------------------------------------------------------------------------------------
 
 def test_median() -> None:
@@ -194,6 +224,7 @@ def test_load_connects_as_the_uid_it_was_given(programs: Path) -> None:
             connection, _ = listener.accept()
             with connection:
                 _, uid, _ = struct.unpack("3i", connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
+                assert len(connection.recv(64)) == 19  # HELLO, which is not answered
             assert load.stderr is not None
             told = load.stderr.read()
     assert uid == 65534

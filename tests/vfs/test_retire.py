@@ -9,7 +9,9 @@ def test_scratch_goes_with_the_agent_and_nothing_else(tree: Tree, me: Who) -> No
     for folder in (b"mem/working", b"state"):
         tree.mkdir(me, folder + b"/d")
         tree.mkdir(me, folder + b"/d/e")
-        tree.open(me, folder + b"/d/e/file", O_RDWR | O_CREAT, 0o600).write(b"x" * 100_000, 0)
+        handle = tree.open(me, folder + b"/d/e/file", O_RDWR | O_CREAT, 0o600)
+        handle.write(b"x" * 100_000, 0)
+        handle.close()
     held = tree.open(me, b"mem/working/held", O_RDWR | O_CREAT, 0o600)
     held.write(b"held", 0)
     tree.retire(me.agent)

@@ -111,7 +111,10 @@ async def test_mapped_readers_see_changes(mount: Mount) -> None:
 
     async def look() -> bytes:
         await reader.stdin.send_all(b"\n")
-        return await reader.stdout.receive_some(100)
+        line = await reader.stdout.receive_some(100)
+        while not line.endswith(b"\n"):
+            line += await reader.stdout.receive_some(100) or b"(ended)\n"
+        return line
 
     try:
         with trio.fail_after(10):

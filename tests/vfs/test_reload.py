@@ -68,7 +68,9 @@ def test_orphans_are_swept(tmp_path: Path, me: Who) -> None:
 
 
 def test_the_host_folder_is_roots_alone(tmp_path: Path, me: Who) -> None:
-    make_tree(str(tmp_path / "durable"))
+    tree = make_tree(str(tmp_path / "durable"))
+    for folder in (b"state", b"mem/episodic"):
+        tree.mkdir(me, folder + b"/made")  # the first thing in it makes the host's folder
     for part in ("agents", "agents/7", "agents/7/state", "agents/7/episodic"):
         info = (tmp_path / "durable" / part).stat()
         assert (info.st_uid, stat.S_IMODE(info.st_mode)) == (0, 0o700), part

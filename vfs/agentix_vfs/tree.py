@@ -188,8 +188,8 @@ class Tree:
     def _durable(self, agent: int, part: str, quota: Quota) -> Store:
         if self.host_root is None:
             return RamStore(quota)
-        folder = make_private(self.host_root, "agents", str(agent))
-        return HostStore(os.path.join(folder, part), quota, self._descriptors, self.inodes)
+        path = os.path.join(self.host_root, "agents", str(agent), part)
+        return HostStore(path, quota, self._descriptors, self.inodes)
 
     def _load(self, folder: Directory) -> None:
         for parent, name, node in folder.mount.store.load(folder):

@@ -81,13 +81,17 @@ class HostContent:
 
 @define(eq=False)
 class HostStore:
-    """`path`: the store's folder, made when it is missing. `quota` bounds its names; bytes are the disk's business."""
+    """`path`: the store's folder, made when something is put into it. `quota` bounds its names; bytes are the disk's.
+
+    Made late because an agent's birth is on the clock, and many an agent never writes anything durable.
+    """
 
     path: str
     quota: Quota
     descriptors: Descriptors
     maker: Maker
     _top: Directory = field(init=False)
+    _made: bool = field(init=False, default=False)
     _erased: bool = field(init=False, default=False)
 
     # Reload
@@ -96,9 +100,10 @@ class HostStore:
         """Walk the host's folder, without recursion: depth is the agent's choice."""
         self._top = root
         with _told(root):
-            make_private(self.path)
+            if not os.path.lexists(self.path):
+                return
             erase_folder(os.path.dirname(self.path).encode(), os.path.basename(self.path + _ORPHANS).encode())
-            make_private(self.path + _ORPHANS)
+            self._make()
             info = os.stat(self.path, follow_symlinks=False)
             root.atime_ns, root.mtime_ns, root.ctime_ns = info.st_atime_ns, info.st_mtime_ns, info.st_ctime_ns
             linked: dict[tuple[int, int], Node] = {}
@@ -250,6 +255,8 @@ class HostStore:
                     folders.append(node)
                 else:
                     self.descriptors.drop(node)
+        if not self._made:
+            return
         parent, name = os.path.split(self.path)
         with _told(self._top):
             for part in (name, name + _ORPHANS):
@@ -271,7 +278,15 @@ class HostStore:
             self.descriptors.keep(node, descriptor)
         return descriptor
 
+    def _make(self) -> None:
+        agent, part = os.path.split(self.path)
+        for name in (part, part + _ORPHANS):
+            make_private(os.path.dirname(agent), os.path.basename(agent), name)
+        self._made = True
+
     def _folder(self, node: Directory) -> int:
+        if not self._made and not self._erased:
+            self._make()
         return self.descriptors.folder(node, self._top, self.path)
 
 

@@ -6,10 +6,10 @@ import threading
 
 import pytest
 import trio
-from journal.building import KEY, not_random, open_real, open_sim, step, values
+from journal.building import KEY, judge, not_random, open_real, open_sim, step, values
 from sim.disk import SimDisk, SimFile
 
-from agentix_kernel.journal.disk import RealClock
+from agentix_kernel.journal.disk import RealClock, RealDisk
 from agentix_kernel.journal.errors import JournalFailed
 from agentix_kernel.journal.journal import Journal
 
@@ -235,3 +235,33 @@ def test_closing_twice_and_after_a_failure(tmp_path):
     journal.close()
     journal.abandon()
     assert journal.durable == 1
+
+
+def test_readers_beside_a_writer_raise_no_false_alarm(tmp_path):
+    """Half-written groups, segments that are begun just now: none of it is damage."""
+    journal, _ = open_real(tmp_path, segment_bytes=16384)
+    found, stop = [], threading.Event()
+
+    def look():
+        disk = RealDisk(journal.disk.folder)
+        while not stop.is_set():
+            seen = values(disk, journal.key)
+            report = judge(disk, journal.key)
+            found.append((seen == list(range(len(seen))), report.problems, report.last_seq))
+
+    reader = threading.Thread(target=look)
+    reader.start()
+    n = 0
+    while reader.is_alive() and (len(found) < 20 or found[-1][2] < found[0][2] + 1000):
+        step(journal, n)
+        n += 1
+        journal.publish()
+        if n % 20 == 0:
+            journal.request_commit()
+    stop.set()
+    reader.join()
+    journal.close()
+    assert len(found) >= 20
+    assert {(whole, tuple(problems)) for whole, problems, _ in found} == {(True, ())}
+    report = judge(journal.disk, journal.key)
+    assert (report.ok, report.torn_tail, report.last_seq) == (True, 0, n)

@@ -12,7 +12,9 @@ from agentix_kernel.world import File
 FRESH: Final = ".fresh"
 """A file being made. It gets its name when it is whole, so that no segment of a wrong size is ever seen."""
 
-_ZEROS: Final = bytes(1 << 20)
+_ZEROS: Final = bytes(1 << 16)
+"""Written at a time into a new file, which also sets how large the folios of the page cache become: a small write into
+a larger one walks all of its blocks (measured on ext4, Linux 6.18: 1.3 us at 64 KiB, 3.4 at 1 MiB, 5.6 at 8 MiB)."""
 
 
 class RealClock:
@@ -132,7 +134,7 @@ class RealDisk:
 def _fill(fd: int, size_bytes: int) -> None:
     """Allocate, and write zeros: into blocks that were written once, fdatasync has no metadata to write.
 
-    Halves its cost (measured on ext4: 148 us instead of 232).
+    That takes a third off its cost (measured on ext4: 148 us instead of 232).
     """
     os.posix_fallocate(fd, 0, size_bytes)
     for at in range(0, size_bytes, len(_ZEROS)):

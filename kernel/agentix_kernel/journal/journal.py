@@ -126,7 +126,8 @@ class Journal:
         if self._committer.failed is not None:
             raise self._committer.failed
         try:
-            records, bodies = b"".join(self._records), b"".join(self._bodies.values())
+            records = b"".join(self._records)
+            bodies = b"".join(self._bodies.values()) if self._bodies else b""
             if form.OVERHEAD_MAX_BYTES + len(records) + len(bodies) <= self._room:
                 self._write(len(self._records), records, bodies)
                 self._records.clear()

@@ -1,7 +1,6 @@
 """Reading the journal, also while a kernel appends to it: only whole groups that follow each other are seen."""
 
 import errno
-from collections import deque
 from collections.abc import Collection, Iterator
 from typing import Any
 
@@ -40,17 +39,18 @@ class Record:
         return {names[at] if at < len(names) else str(at): value for at, value in enumerate(self.data)}
 
 
-def decode(data: bytes, group: Group) -> list[Record]:
-    """The records of a whole group. Raises Broken."""
+def decode(data: bytes, group: Group, agent: int | None = None, kinds: Collection[int] | None = None) -> list[Record]:
+    """The records of a whole group that match. Raises Broken."""
     found: list[Record] = []
     seq, mono_ns, wall_ns, at = group.first_seq, group.mono_ns, group.wall_ns, group.bodies_at
-    for after, agent, life, kind, phase, verdict, rule, correlation, values, *body in form.rows(data, group):
+    for after, who, life, kind, phase, verdict, rule, correlation, values, *body in form.rows(data, group):
         dropped = bool(body) and group.dropped
         if body:
             values = () if dropped else form.unpack(data[at:at + body[0]])  # noqa: PLW2901 - it stands in for the nil
             at += body[0]
-        found.append(Record(seq, mono_ns + after, wall_ns + after, agent, life, kind, phase, verdict, rule, correlation,
-                            values, dropped))
+        if (agent is None or who == agent) and (kinds is None or kind in kinds):
+            found.append(Record(seq, mono_ns + after, wall_ns + after, who, life, kind, phase, verdict, rule,
+                                correlation, values, dropped))
         seq += 1
     return found
 
@@ -66,8 +66,8 @@ def read(disk: Disk, key: Key, *, start_seq: int = 0, agent: int | None = None,
         return
     for data, group in walk.walk(disk, key, cursor):
         if group.next_seq > start_seq:
-            for record in _decode(disk, data, group):
-                if record.seq >= start_seq and _wanted(record, agent, kinds):
+            for record in _decode(disk, data, group, agent, kinds):
+                if record.seq >= start_seq:
                     yield record
     walk.check_end(disk, key, cursor)
 
@@ -83,22 +83,17 @@ def tail(disk: Disk, key: Key, count: int, *, agent: int | None = None, kinds: C
         cursor = walk.try_start(disk, key, number)
         if cursor is None:
             continue
-        piece: deque[Record] = deque(maxlen=count - len(found))
-        for data, group in walk.chain(walk.load(disk, number, cursor.offset), key, cursor):
-            piece.extend(record for record in _decode(disk, data, group) if _wanted(record, agent, kinds))
+        whole = list(walk.chain(walk.load(disk, number, cursor.offset), key, cursor))
         walk.check_end(disk, key, cursor)
-        found[:0] = piece
-        if len(found) == count:
+        while whole and len(found) < count:
+            found.extend(reversed(_decode(disk, *whole.pop(), agent, kinds)))
+        if len(found) >= count:
             break
-    return found
+    return found[:count][::-1]
 
 
-def _wanted(record: Record, agent: int | None, kinds: Collection[int] | None) -> bool:
-    return (agent is None or record.agent == agent) and (kinds is None or record.kind in kinds)
-
-
-def _decode(disk: Disk, data: bytes, group: Group) -> list[Record]:
+def _decode(disk: Disk, data: bytes, group: Group, agent: int | None, kinds: Collection[int] | None) -> list[Record]:
     try:
-        return decode(data, group)
+        return decode(data, group, agent, kinds)
     except Broken as broken:
         raise JournalDamaged(errno.EUCLEAN, f"journal {disk}, group of record {group.first_seq}: {broken}") from None

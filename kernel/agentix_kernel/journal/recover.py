@@ -86,14 +86,12 @@ def _refuse_headless(disk: Disk, key: Key, there: list[int]) -> None:
 
 def _wipe(disk: Disk, number: int) -> int:
     """Make a segment unused again; returns how many bytes it had. Groups go first: a head alone is harmless."""
-    if not walk.load(disk, number).strip(b"\0"):
-        return 0
     return _zero_from(disk, number, form.FIRST_GROUP) + _zero_from(disk, number, 0)
 
 
 def _zero_from(disk: Disk, number: int, offset: int) -> int:
     """Zero, durably, what is not zero from `offset` on; returns how many bytes that spans."""
-    span = len(walk.load(disk, number, offset).rstrip(b"\0"))
+    span = form.span(walk.load(disk, number, offset))
     if span:
         file = disk.open(form.name_of(number), write=True)
         try:

@@ -108,7 +108,7 @@ class _Audit:
         if at is None or self.proof >= at.next_seq:
             return Report(self.records, self.groups, len(self.used), self.first_seq, self.next_seq - 1,
                           [*self.foreign, *self.problems])
-        torn = sum(len(walk.load(self.disk, number, at.offset if number == at.number else 0).rstrip(b"\0"))
+        torn = sum(form.span(walk.load(self.disk, number, at.offset if number == at.number else 0))
                    for number in self.used if number >= at.number)
         return Report(at.records, at.groups, len(self.used), self.first_seq, at.next_seq - 1, self.foreign, torn)
 
@@ -131,7 +131,7 @@ class _Audit:
     def _unused(self, number: int) -> None:
         content = walk.load(self.disk, number)
         still = not walk.load(self.disk, number, 0, form.HEAD_BYTES).strip(b"\0")  # not taken into use meanwhile
-        if still and content.strip(b"\0"):
+        if still and form.span(content):
             self.tell(number, 0, "the head is gone, but groups are there", crash=False)
 
     # --- one segment ---------------------------------------------------------------------------------------------
@@ -186,7 +186,7 @@ class _Audit:
                 self._group(number, group)
                 at = group.end
                 continue
-            span = len(data[at:].rstrip(b"\0"))
+            span = form.span(data, at)
             if not span:
                 return
             found = form.find(data, at + 1, tag, self.key)
@@ -200,7 +200,9 @@ class _Audit:
             at = found.start
 
     def _group(self, number: int, group: Group) -> None:
-        follows = any(self.key.link(link, group.digest) == group.link for link in self.links)
+        follows = False
+        for link in self.links:
+            follows = follows or self.key.link(link, group.digest) == group.link
         if self._out_of_order(group.first_seq):
             self.tell(number, group.start, self._order(group.first_seq, "group"))
         elif not follows and not self.astray:

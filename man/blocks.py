@@ -1,14 +1,22 @@
 """What stands in the rendered blocks: one function a block, giving its lines."""
 
+import importlib
+import inspect
 import re
 from collections.abc import Callable, Iterator
+from itertools import groupby
 from typing import Any, Final
 
 import click
 
 from agentix.agentctl.cli import EXIT_STATUSES, VERBS, Verb, cli
 from agentix.agentctl.launch import LaunchVerb
-from agentix_syscalls import calls, capabilities, errors, signals
+from agentix_kernel import config, daemon
+from agentix_kernel.confine import syscalls_table
+from agentix_kernel.journal import format as journal_format
+from agentix_kernel.layers import table
+from agentix_kernel.layers.verify import CHECKS
+from agentix_syscalls import calls, capabilities, errors, records, signals
 from agentix_syscalls.tables import Arg
 
 BLOCKS: Final[dict[str, Callable[..., list[str]]]] = {}
@@ -102,7 +110,7 @@ def _options(found: click.Command) -> list[click.Option]:
 
 
 def _flag(option: click.Option, spellings: list[str]) -> str:
-    flags = " , ".join(f"Fl {word[1:]}" for word in spellings)
+    flags = " , ".join(f"Fl {word[1:]}" for word in [*spellings, *option.secondary_opts])
     return flags if option.is_flag else f"{flags} Ar {option.metavar}"
 
 
@@ -196,3 +204,147 @@ def _signal(row: Any) -> list[str]:
     traits += ["sent by the kernel and root only"] if row.operator_only else []
     traits += ["passed on as the Linux signal when there is no handler"] if row.forwarded else []
     return [sentence(row.doc), sentence("; ".join(traits))]
+
+
+# --- agentd and its configuration ------------------------------------------------------------------------------------
+
+@block
+def agentd_synopsis() -> list[str]:
+    return [".Nm", *(f".Op {_flag(option, option.opts[:1])}" for option in _options(daemon.main))]
+
+
+@block
+def agentd_options() -> list[str]:
+    return items([(_flag(option, option.opts), sentence(option.help or "")) for option in _options(daemon.main)])
+
+
+@block
+def config_keys() -> list[str]:
+    """Every key: what it means, what it takes, its default."""
+    return items([(f"Ic {key.name}", "\n".join((sentence(key.doc), *_value_of(key)))) for key in config.KEYS])
+
+
+def _value_of(key: config.Key) -> list[str]:
+    return [sentence(_wants(key).removeprefix("wants ")), f"Default: {_toml(key.default)}."]
+
+
+def _wants(key: config.Key) -> str:
+    """What the key's own check says of a value that nobody can want."""
+    try:
+        key.check(None)
+    except ValueError as error:
+        return str(error)
+    raise AssertionError(f"{key.name} takes anything")
+
+
+def _toml(value: Any) -> str:
+    if isinstance(value, str):
+        return f"\\(dq{value}\\(dq"
+    large = isinstance(value, int) and value >= 1_000_000
+    return "[]" if value == () else f"{value:_}" if large else str(value)
+
+
+# --- confinement -----------------------------------------------------------------------------------------------------
+
+@block
+def layers() -> list[str]:
+    """The rows of doctor."""
+    return items([(f"Cm {layer.name}", "\n".join((
+        sentence(layer.doc), "Required." if layer.required else "Not required.", sentence(f"Remedy: {layer.remedy}"))))
+        for layer in table.LAYERS])
+
+
+@block
+def verified() -> list[str]:
+    """The rows of verify that come from checks of each process."""
+    rows = [(f"Cm {name}", sentence(said)) for name, said, _ in CHECKS]
+    return items(rows, "-tag -width no-new-privs -compact")
+
+
+@block
+def refused_calls(action: str) -> list[str]:
+    """Linux calls that seccomp answers in one way, each with the reason."""
+    rows = [row for row in syscalls_table.ROWS if row.action.name == action]
+    found: list[tuple[str, str]] = []
+    for why, group in groupby(rows, lambda row: row.why):
+        names = dict.fromkeys(row.name for row in group)  # a call may have a row for each of its arguments' values
+        found.append((" , ".join(f"Ic {name}" for name in names), sentence(why)))
+    return items(found)
+
+
+# --- the journal -----------------------------------------------------------------------------------------------------
+
+@block
+def record_kinds() -> list[str]:
+    return items([(f"Cm {kind.name} Pq {kind.number}", "\n".join(_kind(kind))) for kind in records.KINDS])
+
+
+def _kind(kind: records.Kind) -> list[str]:
+    traits = ["durable before it is acknowledged"] if kind.durable else []
+    traits += [] if kind.flight else ["its data may go after a checkpoint"]
+    return [sentence(kind.doc), f"Data: {', '.join(kind.fields)}.", *(sentence(trait) for trait in traits)]
+
+
+@block
+def phases() -> list[str]:
+    return [f"{', '.join(f'{number} {name}' for number, name in enumerate(records.PHASES))}."]
+
+
+@block
+def verdicts() -> list[str]:
+    return [f"{', '.join(f'{number} {name}' for number, name in enumerate(records.VERDICTS))}."]
+
+
+@block
+def journal_sizes() -> list[str]:
+    form = journal_format
+    return [f"The format is version {form.VERSION}.", f"The head of a segment takes {form.HEAD_BYTES} bytes.",
+            f"Its first group begins at byte {form.FIRST_GROUP}.",
+            f"The head of a group takes {form.GROUP_BYTES} bytes."]
+
+
+# --- libc ------------------------------------------------------------------------------------------------------------
+
+_WORDS: Final = {
+    "getrusage": "What the agent has used so far.", "listdir": "The names in a directory.",
+    "lseek": "Move the handle's position; the new one.", "pread": "As read, at an offset; the position stays.",
+    "pwrite": "As write, at an offset; the position stays.", "rmdir": "Remove an empty directory.",
+    "scandir": "The entries of a directory.", "sigwait": "As sigwaitinfo; the signal alone.",
+    "unlink": "Remove a name that is no directory's.",
+}
+"""For functions without a docstring whose words are not simply those of the call of their name."""
+
+
+@block
+def libc_functions(room: str) -> list[str]:
+    """The public functions of a room of libc, with what they do."""
+    module = importlib.import_module(f"agentix.libc.{room}")
+    named = [(name, getattr(module, name)) for name in module.__all__]
+    return items([(f"Fn {name} {_parameters(found)}".rstrip(), _told(name, found)) for name, found in named
+                  if inspect.isfunction(found)])
+
+
+def _parameters(function: Callable[..., object]) -> str:
+    words: list[str] = []
+    for parameter in inspect.signature(function).parameters.values():
+        if parameter.kind is parameter.KEYWORD_ONLY and "\\(**" not in words:
+            words.append("\\(**")
+        star = "*" if parameter.kind is parameter.VAR_POSITIONAL else ""
+        words.append(star + parameter.name + _default(parameter))
+    return " ".join(f'"{word}"' for word in words)
+
+
+def _default(parameter: inspect.Parameter) -> str:
+    if parameter.default is parameter.empty:
+        return ""
+    octal = parameter.name == "mode" and isinstance(parameter.default, int)
+    return f"={parameter.default:#o}" if octal else f"={parameter.default!r}".replace("'", "\\(aq")
+
+
+def _told(name: str, function: Callable[..., object]) -> str:
+    doc = inspect.getdoc(function) or _WORDS.get(name)
+    if doc is None:
+        call = calls.find(name)
+        assert call is not None, f"libc.{name} has no words, nor has a call of that name"
+        doc = call.doc
+    return "\n.Pp\n".join(sentence(" ".join(part.replace("`", "").split())) for part in doc.split("\n\n"))

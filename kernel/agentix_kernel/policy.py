@@ -73,15 +73,17 @@ class Policy:
     rules: tuple[Rule, ...] = ()
     spawn_max: int = 0
     _by_call: dict[str, tuple[Rule, ...]] = field(init=False, repr=False, eq=False)
+    _paths: bool = field(init=False, repr=False, eq=False)
 
     def __attrs_post_init__(self) -> None:
         names = {rule.call for rule in self.rules}
         table = {name: tuple(rule for rule in self.rules if rule.call == name) for name in names}
         object.__setattr__(self, "_by_call", table)
+        object.__setattr__(self, "_paths", any(rule.prefix for rule in self.rules))
 
     def guards(self, call: str) -> bool:
-        """Whether any rule is about the call: most calls end here."""
-        return call in self._by_call
+        """Whether any rule may be about the call: most calls end here."""
+        return call in self._by_call or (call == "RENAME" and self._paths)
 
     def decide(self, call: str, path: bytes | None = None) -> Decision:
         """What the rules say of a call about a canonical path. The mode is the caller's business."""
@@ -89,6 +91,16 @@ class Policy:
             if rule.covers(path):
                 what = f"{call} {path.decode('utf-8', 'replace')}" if path is not None else call
                 return Decision(allowed=False, rule=f"deny {rule.text}", message=f"{what} is denied")
+        return self._decide_move(path) if call == "RENAME" and path is not None else ALLOW
+
+    def _decide_move(self, path: bytes) -> Decision:
+        """A rename of a folder may not carry off what a rule names by its path: it would be out of the rule's reach."""
+        parts = _parts(path)
+        for rule in self.rules:
+            if rule.prefix[:len(parts)] == parts and rule.prefix:
+                shown = path.decode("utf-8", "replace")
+                return Decision(allowed=False, rule=f"deny {rule.text}",
+                                message=f"RENAME {shown} would move what the rule is about")
         return ALLOW
 
     def narrowed(self, mode: str | None, rules: tuple[Rule, ...], spawn_max: int | None) -> "Policy":

@@ -52,3 +52,13 @@ NAMES = st.lists(st.sampled_from([b"a", b"b", b"ab", b"c"]), max_size=4)
 def test_prefix_means_the_same_as_a_walk(prefix, path):
     rule = parse_rule("OPEN:/" + b"/".join(prefix).decode())
     assert rule.covers(b"/" + b"/".join(path)) is (path[:len(prefix)] == prefix)
+
+
+def test_a_rename_does_not_carry_off_what_a_rule_names():
+    policy = Policy("enforce", (parse_rule("READ:/state/secret/key"),))
+    assert policy.guards("RENAME")
+    for path in (b"/state", b"/state/secret", b"/state/secret/key"):
+        assert not policy.decide("RENAME", path).allowed, path
+    for path in (b"/state/secret/other", b"/state/sec", b"/mem"):
+        assert policy.decide("RENAME", path).allowed, path
+    assert not Policy("enforce", (parse_rule("UNLINK"),)).guards("RENAME")

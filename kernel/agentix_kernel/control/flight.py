@@ -1,7 +1,8 @@
 """Flight records as operators and proc files get them."""
 
 from collections.abc import AsyncIterator
-from typing import Any
+from itertools import islice
+from typing import Any, Final
 
 import trio
 
@@ -11,7 +12,7 @@ from agentix_kernel.journal.journal import Journal
 from agentix_kernel.journal.read import Record
 from agentix_syscalls import records
 
-EVERYTHING = 1 << 62
+PIECE: Final = 1000
 
 
 def row(record: Record) -> dict[str, Any]:
@@ -34,17 +35,30 @@ def line(record: Record) -> str:
 
 
 def last(journal: Journal, count: int, agent: int) -> list[Record]:
-    return read.tail(journal.disk, journal.key, count, agent=agent)
+    """Of the current segment only: the file is read in the kernel's loop, so it must be quick."""
+    return read.tail(journal.disk, journal.key, count, agent=agent, segments=1)
+
+
+async def _old(journal: Journal, agent: int | None, tail: int | None) -> AsyncIterator[Record]:
+    """What is in the journal, read in a thread, some at a time."""
+    disk, key = journal.disk, journal.key
+    if tail is not None:
+        last_records: list[Record] = await trio.to_thread.run_sync(lambda: read.tail(disk, key, tail, agent=agent))
+        for record in last_records:
+            yield record
+        return
+    records_from_the_start = read.read(disk, key, agent=agent)
+    while some := await trio.to_thread.run_sync(lambda: list(islice(records_from_the_start, PIECE))):
+        for record in some:
+            yield record
 
 
 async def stream(journal: Journal, *, agent: int | None, follow: bool,
                  tail: int | None) -> AsyncIterator[dict[str, Any]]:
     """Old records, then (`follow`) new ones as they are published; what was too fast for the reader is said."""
     with journal.follow(agent=agent) as follower:
-        found: list[Record] = await trio.to_thread.run_sync(
-            lambda: read.tail(journal.disk, journal.key, EVERYTHING if tail is None else tail, agent=agent))
         seen = 0
-        for record in found:
+        async for record in _old(journal, agent, tail):
             seen = record.seq
             yield row(record)
         while follow:

@@ -84,6 +84,8 @@ class Zygotes:
 
     async def aclose(self) -> None:
         """Agents that still live go on; what is closed here ends by itself."""
+        for pidfd in self._pidfds:
+            self._attendant.drop(pidfd)  # or it reaps, and closes, what is waited for below
         for profile, channel in list(self._zygotes.items()):
             self.forget(profile, channel)
         self._close_channel()

@@ -1,9 +1,11 @@
 """A real kernel for the tests of this folder: agentd as people start it, agentctl as people use it."""
 
+import contextlib
 import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -24,6 +26,7 @@ class LiveKernel:
     prefix: str
     process: subprocess.Popen[bytes] = field(default=None)
     config: str = ""
+    known: dict = field(factory=dict)
 
     def start(self) -> None:
         if self.config:
@@ -59,13 +62,45 @@ class LiveKernel:
 
     def rows(self, *args):
         """JSON lines."""
-        return [json.loads(line) for line in self.ctl(*args, "--json", check=0).stdout.splitlines()]
+        return [json.loads(line) for line in self.ctl(*args, "--json", check=0).stdout.split("\n") if line]
 
     def spawn(self, *args) -> int:
         return int(self.ctl("spawn", *args, check=0).stdout.split()[0])
 
     def agent(self, agent: int):
         return next(row for row in self.json("ps", "-a") if row["id"] == agent)
+
+    def begin(self, *args, **more) -> subprocess.Popen[str]:
+        """An agentctl at work, with pipes for its output."""
+        return subprocess.Popen([f"{BIN}/agentctl", "--prefix", self.prefix, *map(str, args)], text=True,
+                                stdout=subprocess.PIPE, stderr=subprocess.PIPE, **more)
+
+    def connect(self, agent: int) -> socket.socket:
+        """A connection through an agent's own socket, as the agent's uid: what a process of it could say."""
+        if agent not in self.known:
+            self.known[agent] = self.agent(agent)
+        row = self.known[agent]
+        sock, here = socket.socket(socket.AF_UNIX), os.open(".", os.O_PATH)
+        sock.settimeout(20)
+        try:
+            os.chdir(f"{self.prefix}/run/agents/{agent}.{row['life']}")  # as root: the folder above is root's alone
+            os.seteuid(row["uid"])
+            sock.connect("kernel.sock")
+        finally:
+            os.seteuid(0)
+            os.fchdir(here)
+            os.close(here)
+        return sock
+
+    def record(self, agent: int, kind: str = ""):
+        """An agent's flight records, of one kind if it is named."""
+        return [row for row in self.rows("trace", agent) if kind in {"", row["kind"]}]
+
+    def until_state(self, agent: int, *states: str):
+        return self.until(lambda: (row := self.agent(agent))["state"] in states and row)
+
+    def until_logged(self, agent: int, text: str) -> str:
+        return self.until(lambda: text in (said := self.ctl("logs", agent, check=0).stdout) and said)
 
     def tree(self, agent: int, path: str = "") -> str:
         return f"{self.prefix}/agent/{agent}/{path}"
@@ -106,33 +141,49 @@ def scripts(tmp_path_factory):
     return write
 
 
-@pytest.fixture
-def make_kernel():
-    """Make kernels that a test may break; each is stopped and its traces are looked for."""
-    made: list[LiveKernel] = []
+CONFIG = "stop_timeout_s = 1\nshutdown_timeout_s = 1\n"
 
-    def make(config: str = "stop_timeout_s = 1\nshutdown_timeout_s = 1\n", *, start: bool = True) -> LiveKernel:
-        kernel = LiveKernel(tempfile.mkdtemp(prefix="agentix-test-"), config=config)
-        made.append(kernel)
-        if start:
-            kernel.start()
-        return kernel
 
-    yield make
-    for kernel in made:
-        if kernel.process is not None:
-            kernel.stop()
-        assert kernel.traces() == []
-        shutil.rmtree(kernel.prefix)
+@contextlib.contextmanager
+def keep(live: LiveKernel):
+    """A kernel's life around tests: afterwards it is stopped, and its traces are looked for."""
+    try:
+        yield live
+    finally:
+        if live.process is not None:
+            live.stop()
+        traces = live.traces()
+        shutil.rmtree(live.prefix)
+    assert traces == []
 
 
 @pytest.fixture(scope="session")
-def kernel():
+def running():
+    """A context manager that runs a kernel, for fixtures of wider scope than make_kernel's; gives LiveKernel."""
+    @contextlib.contextmanager
+    def run(config: str = ""):
+        with keep(LiveKernel(tempfile.mkdtemp(prefix="agentix-test-"), config=CONFIG + config)) as live:
+            live.start()
+            yield live
+            assert "FAULT" not in live.log(), live.log()
+    return run
+
+
+@pytest.fixture
+def make_kernel():
+    """Make kernels that a test may break; each is stopped and its traces are looked for."""
+    with contextlib.ExitStack() as made:
+        def make(config: str = "", *, start: bool = True) -> LiveKernel:
+            kernel = LiveKernel(tempfile.mkdtemp(prefix="agentix-test-"), config=CONFIG + config)
+            made.enter_context(keep(kernel))
+            if start:
+                kernel.start()
+            return kernel
+        yield make
+
+
+@pytest.fixture(scope="session")
+def kernel(running):
     """One kernel for all tests that leave it whole."""
-    live = LiveKernel(tempfile.mkdtemp(prefix="agentix-test-"), config="stop_timeout_s = 1\nshutdown_timeout_s = 1\n")
-    live.start()
-    yield live
-    assert "FAULT" not in live.log(), live.log()
-    live.stop()
-    assert live.traces() == []
-    shutil.rmtree(live.prefix)
+    with running() as live:
+        yield live

@@ -360,7 +360,7 @@ def nested() -> str:
     return talk(struct.pack("<IHHQ", 60000, 20, 0, 2) + b"\x91" * 60000)
 
 
-# --- what ends the agent that tries it ---------------------------------------------------------------------------------
+# --- what ends the agent that tries it -------------------------------------------------------------------------------
 
 @deadly("look into another process (ptrace)")
 def ptrace() -> object:

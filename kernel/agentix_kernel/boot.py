@@ -11,7 +11,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from typing import Any, Final
 
@@ -26,6 +26,7 @@ from agentix_kernel.gate import MountGate
 from agentix_kernel.journal.disk import RealClock, RealDisk
 from agentix_kernel.journal.journal import Journal
 from agentix_kernel.kernel import Kernel
+from agentix_kernel.layers import table as layer_table
 from agentix_kernel.lifecycle import adopt
 from agentix_kernel.registry import Registry, UidRange, claim_range
 from agentix_kernel.world import World
@@ -93,7 +94,7 @@ def _check_layers(machine: Machine) -> None:
     """Every required layer is there, or was accepted by name."""
     config = machine.config
     accept = frozenset(config.accept_missing)
-    unknown = sorted(accept - set(layers.table.BY_NAME))
+    unknown = sorted(accept - set(layer_table.BY_NAME))
     if unknown:
         raise ConfigError(f"{config.source}: accept_missing names {unknown[0]!r}, which is no layer; "
                           "agentctl doctor lists them")
@@ -111,7 +112,7 @@ def _check_layers(machine: Machine) -> None:
 
 def shown(row: layers.Row) -> dict[str, Any]:
     """A row of doctor as it is told."""
-    return {**row.to_wire(), "required": layers.table.BY_NAME[row.layer].required, "accepted": False}
+    return {**row.to_wire(), "required": layer_table.BY_NAME[row.layer].required, "accepted": False}
 
 
 def _sweep(machine: Machine) -> None:
@@ -220,7 +221,7 @@ def prefix_words(config: Config) -> list[str]:
 
 
 @asynccontextmanager
-async def _served(machine: Machine, kernel: Kernel, nursery: trio.Nursery) -> AsyncIterator[None]:
+async def _served(machine: Machine, kernel: Kernel, nursery: trio.Nursery) -> AsyncGenerator[None]:
     """Mount, spawner and sockets around a running kernel; given back in the opposite order."""
     config = machine.config
     fuse = FuseServer(kernel.tree, MountGate(kernel), on_fault=kernel.fault_text)

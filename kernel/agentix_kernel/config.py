@@ -56,9 +56,10 @@ def _path(value: Any) -> str:
 
 
 def _texts(value: Any) -> tuple[str, ...]:
-    if type(value) is not list or any(type(word) is not str for word in value):
+    kind = type(value)
+    if kind is not list:
         raise ValueError("wants a list of texts")
-    return tuple(value)
+    return tuple(map(_text, value))
 
 
 def _one_of(*words: str) -> Callable[[Any], str]:

@@ -6,7 +6,7 @@ invoke: a handler gets values of the right types and asks for the rest (tree, fa
 
 import errno
 from collections.abc import Callable, Coroutine
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import trio
 from attrs import define, field, frozen
@@ -281,7 +281,7 @@ def _brief(value: Any, room: int = NOTED_DEPTH) -> Any:
     if not room:
         return f"{len(value)} values"
     if isinstance(value, dict):
-        rows: dict[str, Any] = value
+        rows = cast("dict[str, Any]", value)
         return {key[:NOTED_BYTES]: "not recorded" if key in {"source", "env"} else _brief(item, room - 1)
                 for key, item in list(rows.items())[:64]}
     return [_brief(item, room - 1) for item in value[:64]]

@@ -8,7 +8,8 @@ Agents and operators speak the same frames; only the tables of operations differ
 """
 
 import struct
-from typing import Any, Final
+from collections.abc import Iterable
+from typing import Any, Final, cast
 
 import msgpack
 
@@ -31,6 +32,7 @@ REQUEST_FLAGS: Final = F_PRIORITY
 
 DEPTH_MAX: Final = 16
 """Arrays and maps inside of one another; whoever walks a decoded value may recurse."""
+NESTING: Final = (tuple, dict)
 
 
 class WireError(ValueError):
@@ -66,20 +68,21 @@ def decode(body: bytes) -> Any:
     """
     size = len(body)
     try:
-        value = msgpack.unpackb(
+        value: Any = msgpack.unpackb(
             body, use_list=False, strict_map_key=True,
             max_str_len=size, max_bin_len=size, max_array_len=size, max_map_len=size, max_ext_len=0,
         )
     except (ValueError, RecursionError, TypeError) as error:
         raise WireError(f"body is not msgpack: {str(error) or type(error).__name__}") from None
-    if type(value) is tuple or type(value) is dict:
+    if type(value) in NESTING:
         _require_shallow(value, DEPTH_MAX - 1)
     return value
 
 
 def _require_shallow(value: Any, room: int) -> None:
-    for item in value.values() if type(value) is dict else value:
-        if type(item) is tuple or type(item) is dict:
+    items = cast("Iterable[Any]", value.values() if isinstance(value, dict) else value)
+    for item in items:
+        if type(item) in NESTING:
             if not room:
                 raise WireError(f"body is nested more than {DEPTH_MAX} deep")
             _require_shallow(item, room - 1)

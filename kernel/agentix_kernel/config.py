@@ -8,6 +8,8 @@ from typing import Any, Final
 
 from attrs import field, frozen
 
+from agentix_syscalls import types
+
 SYSTEM_CONFIG: Final = "/etc/agentix/agentd.toml"
 SOCKET_PATH_MAX_BYTES: Final = 107
 """sockaddr_un's path, less its NUL (unix(7))."""
@@ -56,8 +58,7 @@ def _path(value: Any) -> str:
 
 
 def _texts(value: Any) -> tuple[str, ...]:
-    kind = type(value)
-    if kind is not list:
+    if types.kind(value) != "an array":
         raise ValueError("wants a list of texts")
     return tuple(map(_text, value))
 

@@ -190,7 +190,7 @@ def build(machine: Machine, journal: Journal, boot: int) -> Kernel:
     for name, detail in machine.steps:
         kernel.record(records.STEP, data=(name, detail))
     lost = adopt(kernel, registry.load())
-    machine.step("agents", f"{len(kernel.table.by_id)} of earlier boots, {lost} of them lost with their kernel")
+    _tell(machine, kernel, "agents", f"{len(kernel.table.by_id)} of earlier boots, {lost} of them lost with their kernel")
     return kernel
 
 

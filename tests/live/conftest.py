@@ -26,6 +26,7 @@ class LiveKernel:
     prefix: str
     process: subprocess.Popen[bytes] = field(default=None)
     config: str = ""
+    begun: int = 0
     known: dict = field(factory=dict)
 
     def start(self) -> None:
@@ -33,13 +34,15 @@ class LiveKernel:
             with open(f"{self.prefix}/agentd.toml", "w") as file:
                 file.write(self.config)
         with open(f"{self.prefix}/agentd.log", "ab") as log:
+            self.begun = log.tell()
             self.process = subprocess.Popen([f"{BIN}/agentd", "--prefix", self.prefix], stderr=log)
-        self.until(lambda: "ready:" in self.log() or self.process.poll() is not None, READY_S)
+        self.until(lambda: "ready:" in self.log(self.begun) or self.process.poll() is not None, READY_S)
         assert self.process.poll() is None, self.log()
 
-    def log(self) -> str:
+    def log(self, begin: int = 0) -> str:
+        """What agentd said; from `begun` on: since the last start."""
         with open(f"{self.prefix}/agentd.log") as file:
-            return file.read()
+            return file.read()[begin:]
 
     def until(self, condition, seconds=COMMAND_S):
         """Wait for a condition of the world outside, which sends no event: bounded, and the condition decides."""

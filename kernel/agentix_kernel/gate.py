@@ -1,13 +1,13 @@
 """The judge at the mount: what the policy says of files holds there as it does for system calls."""
 
-import errno
 from typing import Final
 
 from attrs import frozen
 
 from agentix_kernel.kernel import Kernel
+from agentix_kernel.policy import STRICT
 from agentix_syscalls import records
-from agentix_syscalls.errors import CallError
+from agentix_vfs.fuse.gate import Withheld
 from agentix_vfs.who import Who
 
 UNRECORDED: Final = frozenset({"STAT", "READDIR"})
@@ -25,12 +25,12 @@ class MountGate:
         return Who(uid, gid, process.id if process is not None else 0)
 
     def check(self, who: Who, call: str, agent: int, path: bytes) -> None:
-        """Raises CallError: EPERM by a rule, EINTR for an agent whose end is decided."""
+        """Raises CallError: EPERM by a rule; Withheld when the agent's end is decided, by this call or before."""
         process = self.kernel.table.by_id.get(who.agent)
         if process is None:
             return
         if process.doom is not None:
-            raise CallError(errno.EINTR, f"agent {process.id} is ending")
+            raise Withheld(process.id)
         if agent != who.agent or not process.policy.guards(call):
             return
         decision = process.policy.decide(call, path)
@@ -40,7 +40,7 @@ class MountGate:
         refused = self.kernel.violate(process, "mount", call, shown, decision.message, decision.rule)
         self.kernel.flush()
         if refused is not None:
-            raise refused
+            raise Withheld(process.id) if process.policy.mode == STRICT else refused
 
     def record(self, who: Who, operation: str, agent: int, path: bytes, error: int) -> None:
         """Opens that reach us, creates, renames, removals, denials; of agents only: the host's people browse freely."""
@@ -51,3 +51,4 @@ class MountGate:
         verdict = records.ALLOWED if error == 0 else records.FAILED
         self.kernel.record(records.FILE, process, verdict=verdict,
                            data=(operation, path.decode("utf-8", "replace")[:512], error))
+        self.kernel.flush()  # recorded before the reply leaves

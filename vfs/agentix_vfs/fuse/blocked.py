@@ -1,10 +1,10 @@
-"""Requests that wait (reads of proc/wait), kept by agent so that its end can answer them.
+"""Requests that wait (reads of proc/wait; those of an ending agent), kept by agent so that its end can answer them.
 
 A process blocked in a FUSE request cannot die before the request is answered, not even by SIGKILL.
 """
 
 import errno
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Final
 
 import trio
@@ -26,7 +26,13 @@ class Blocked:
 
     async def wait(self, handle: Handle) -> None:
         """Until a read of the handle would not block. EINTR when interrupted, EAGAIN when too many wait already."""
-        agent = handle.who.agent
+        await self._park(handle.who.agent, handle.wait)
+
+    async def hold(self, agent: int) -> None:
+        """Until interrupted, which is EINTR; at once EAGAIN when too many wait already."""
+        await self._park(agent, trio.sleep_forever)
+
+    async def _park(self, agent: int, until: Callable[[], Awaitable[None]]) -> None:
         scopes = self._scopes.setdefault(agent, set())
         # The host's people count as one more agent, with id 0.
         if len(scopes) >= PER_AGENT_MAX or sum(map(len, self._scopes.values())) >= self.limit:
@@ -36,7 +42,7 @@ class Blocked:
         self.hand_over()
         try:
             with scope:
-                await handle.wait()
+                await until()
         finally:
             scopes.discard(scope)
             if not scopes:

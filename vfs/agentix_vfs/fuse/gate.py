@@ -1,8 +1,21 @@
 """How whoever owns the mount judges and records what comes through it."""
 
+import errno
 from typing import Protocol
 
+from agentix_syscalls.errors import CallError
 from agentix_vfs.who import Who
+
+
+class Withheld(CallError):  # noqa: N818 - it is said of an answer, not of an error
+    """Raised by a gate about a caller whose end is decided: no answer before the kill has been sent.
+
+    The request waits for FuseServer.interrupt(agent), which comes with the kill, so that the caller never runs on.
+    """
+
+    def __init__(self, agent: int) -> None:
+        super().__init__(errno.EINTR, f"agent {agent} is ending")
+        self.agent = agent
 
 
 class Gate(Protocol):
@@ -16,7 +29,7 @@ class Gate(Protocol):
     def who(self, uid: int, gid: int, pid: int) -> Who: ...
 
     def check(self, who: Who, call: str, agent: int, path: bytes) -> None:
-        """Raises CallError to deny."""
+        """Raises CallError to deny, Withheld to leave the caller without an answer until it is killed."""
         ...
 
     def record(self, who: Who, operation: str, agent: int, path: bytes, error: int) -> None:

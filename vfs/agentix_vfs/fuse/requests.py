@@ -21,7 +21,7 @@ from pyfuse3 import EntryAttributes, FileInfo, FUSEError
 from agentix_syscalls.calls import O_EXCL, O_TRUNC
 from agentix_syscalls.errors import CallError
 from agentix_vfs.fuse.blocked import Blocked
-from agentix_vfs.fuse.gate import Gate
+from agentix_vfs.fuse.gate import Gate, Withheld
 from agentix_vfs.handles import Handle, wants_read, wants_write
 from agentix_vfs.nodes import Directory, Node, Symlink, SyntheticFile, child_path
 from agentix_vfs.tree import Tree
@@ -44,7 +44,11 @@ def request(handler: Handler[P, R]) -> "Callable[Concatenate[Requests, P], Corou
     @wraps(handler)
     async def guarded(self: "Requests", *args: P.args, **kwargs: P.kwargs) -> R:
         try:
-            return handler(self, *args, **kwargs)
+            try:
+                return handler(self, *args, **kwargs)
+            except Withheld as held:
+                await self.blocked.hold(held.agent)
+                raise
         except Exception as error:
             raise self.failed(handler.__name__, error) from None
 

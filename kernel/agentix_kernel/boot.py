@@ -236,7 +236,7 @@ async def _served(machine: Machine, kernel: Kernel, nursery: trio.Nursery) -> As
     sandboxes.before_kill = lambda uid: _interrupt(kernel, fuse, uid)
     sandboxes.start_spawner()
     await nursery.start(sandboxes.run)
-    await sandboxes.warm()
+    await sandboxes.warm(f"{kernel.registry.last_id + 1}.1")
     _tell(machine, kernel, "spawner", "ready, with a warm zygote")
     doors = reactor.Reactor(kernel)
     kernel.doors = doors

@@ -31,6 +31,8 @@ async def spawn(kernel: Kernel, command: Command, limits: Limits, policy: Policy
     except BaseException:
         release(command)
         raise
+    finally:
+        kernel.world.sandboxes.expect(f"{kernel.registry.last_id + 1}.1")
     raise AssertionError("a shielded scope is never cancelled")
 
 

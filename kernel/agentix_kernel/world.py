@@ -186,6 +186,9 @@ class Sandboxes(Protocol):
     async def launch(self, what: Confined, watch: Watch) -> Sandbox:
         """Run it. Returns when the main process is confined and about to run; raises LaunchError."""
         ...
+    def expect(self, tag: str) -> None:
+        """The next launch will probably have this tag: get ready for it. A hint; nothing depends on it."""
+        ...
     def verify(self, sandbox: Sandbox) -> list[dict[str, Any]]:
         """Layers as read from /proc and the cgroups: rows {layer, state ("on", "off", "partial"), detail}."""
         ...

@@ -15,8 +15,10 @@ from agentix_kernel.cgroups import detect
 from agentix_kernel.confine import messages
 from agentix_kernel.confine.attendant import Attendant
 from agentix_kernel.confine.sandbox import LinuxSandbox
+from agentix_kernel.confine.zygotes import Profile
 from agentix_kernel.world import KILL_DEADLINE_S, Confined, Ended, LaunchError, Limits, Watch
 
+PROFILE = Profile((), own_netns=False)
 SLEEPER = "import signal; print('in', flush=True)\nwhile True: signal.pause()"
 IGNORING = """
 import signal
@@ -303,7 +305,11 @@ async def main():
         for number, source in enumerate(sys.argv[2:]):
             sandbox = await sandboxes.launch(Confined(tag=f'{number}.1', uid=1_998_000 + number, kind='script',
                 argv=('/a.py',), source=source.encode(), cwd='/tmp'), Watch(denied=print, out_of_memory=print))
-        for pids in (sandbox.pids(), sandboxes.zygotes.pids.values(), [sandboxes.zygotes.spawner_pid]):
+        sandboxes.expect('9.1')
+        while sandboxes.spare.sandbox is None or not sandboxes.spare.sandbox.init_pid:
+            await trio.sleep(0.005)
+        for pids in (sandboxes.spare.sandbox.pids(), sandbox.pids(), sandboxes.zygotes.pids.values(),
+                     [sandboxes.zygotes.spawner_pid]):
             print(*pids)
         print(flush=True)
         await trio.sleep_forever()
@@ -312,7 +318,7 @@ trio.run(main)
 """
 
 
-async def test_kernel_killed_takes_agents_spawner_and_zygotes_along():
+async def test_kernel_killed_takes_agents_spare_spawner_and_zygotes_along():
     name = f"agentix-confine-{os.getpid()}-daemon"
     sources = (SLEEPER, WORKLOADS["ignores and blocks all signals"], WORKLOADS["double-fork daemons"])
     daemon = subprocess.Popen([  # noqa: ASYNC220 - nothing else runs here
@@ -320,7 +326,7 @@ async def test_kernel_killed_takes_agents_spawner_and_zygotes_along():
     assert daemon.stdout is not None
     try:
         pids = [int(pid) for line in iter(daemon.stdout.readline, "\n") for pid in line.split()]
-        assert len(pids) >= 4
+        assert len(pids) >= 5
         assert all(map(alive, pids))
         daemon.kill()
         daemon.wait()
@@ -340,8 +346,9 @@ async def test_nonsense_on_a_leash_fails_that_launch_only(lab, line):
     group = lab.cgroups.create("nonsense.1", Limits())
     ours, theirs = messages.pair()
     what = Confined(tag="nonsense.1", uid=1_997_000, kind="script", argv=("/a.py",), source=b"")
-    sandbox = LinuxSandbox(what, group, watch, ours, Attendant(), {}, lambda _: None)
+    sandbox = LinuxSandbox(group, (PROFILE, ours), ours, Attendant(), {}, lambda _: None)
     sandbox.attend()
+    assert sandbox.order(what, watch, {}, [])
     with theirs:
         theirs.send(line)
         sandbox._on_leash(0)

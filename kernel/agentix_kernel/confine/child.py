@@ -1,5 +1,6 @@
 """The clone confines itself: one stage after the other, the order being the argument.
 
+Two halves: `prepare` does what is the same for every agent, perhaps long before there is one; `confine` the rest.
 Cgroups while root; mounts and hostname while CAP_SYS_ADMIN is held; then the user, no capabilities, no_new_privs;
 the parent-death signal again, since the change of uid cleared it; Landlock after the mounts whose inodes it rules;
 seccomp last, since it takes away what the stages before it need.
@@ -14,17 +15,20 @@ from typing import Any, Final
 from agentix_kernel.confine import landlock, linux, privileges
 from agentix_kernel.confine.template import HIDDEN_ROOT, HIDDEN_SOCKETS, HIDDEN_TREE, RUN_ETC, Template
 
+TMP_MAX_BYTES: Final = 256 << 20
 _ROOT_OPTIONS: Final = "size=1m,nr_inodes=512,mode=755"
 _PROC_OPTIONS: Final = "subset=pid,hidepid=invisible"
 _PROC_FLAGS: Final = linux.MS_NOSUID | linux.MS_NODEV | linux.MS_NOEXEC
 
 
 class Job:
-    """One launch, as the child needs it: agentd's `spec`, the descriptors by role, and what the zygote knows."""
+    """One launch, as the child needs it: what the zygote knows, the descriptors by role, and agentd's `spec`.
 
-    def __init__(self, spec: dict[str, Any], fds: dict[str, list[int]], profile: dict[str, Any],
-                 template: Template) -> None:
-        self.spec = spec
+    Until the order has come, `spec` is empty and `fds` are those of the clone.
+    """
+
+    def __init__(self, fds: dict[str, list[int]], profile: dict[str, Any], template: Template) -> None:
+        self.spec: dict[str, Any] = {}
         self.fds = fds
         self.profile = profile
         self.template = template
@@ -38,18 +42,26 @@ def join_cgroups(job: Job) -> None:
 
 
 def build_root(job: Job) -> None:
+    """All of it that every agent has; below the root of the template, which still is ours."""
     linux.mount("tmpfs", HIDDEN_ROOT, "tmpfs", linux.MS_NOSUID | linux.MS_NODEV, _ROOT_OPTIONS)
     os.chdir(HIDDEN_ROOT)
     os.mkdir("tmp")  # first: an interpreter may live below it
-    linux.mount("tmpfs", "tmp", "tmpfs", linux.MS_NOSUID | linux.MS_NODEV, f"size={job.spec['tmp_bytes']},mode=1777")
+    linux.mount("tmpfs", "tmp", "tmpfs", linux.MS_NOSUID | linux.MS_NODEV, f"size={TMP_MAX_BYTES},mode=1777")
     for path in job.template.directories:
         os.mkdir(path[1:])
     for path, target in job.template.links:
         os.symlink(target, path[1:])
     for path in job.template.mounts:
         linux.mount(path, path[1:], None, linux.MS_MOVE)
-    _write_etc(job.spec["uid"], job.spec["hostname"], job.spec["home"])
     _mount_proc()
+
+
+def finish_root(job: Job) -> None:
+    """What differs for each agent."""
+    if job.spec["tmp_bytes"] != TMP_MAX_BYTES:
+        linux.mount(None, "tmp", None, linux.MS_REMOUNT | linux.MS_NOSUID | linux.MS_NODEV,
+                    f"size={job.spec['tmp_bytes']}")
+    _write_etc(job.spec["uid"], job.spec["hostname"], job.spec["home"])
 
 
 def _write_etc(uid: int, hostname: str, home: str) -> None:
@@ -135,9 +147,13 @@ def filter_calls(job: Job) -> None:
         job.listener = linux.seccomp_load(job.profile["filter"], flags)  # before Linux 5.19
 
 
-STAGES: Final[tuple[tuple[str, Callable[[Job], None]], ...]] = (
+_Stages = tuple[tuple[str, Callable[[Job], None]], ...]
+_BEFORE_THE_ORDER: Final[_Stages] = (
     ("cgroup", join_cgroups),
     ("root", build_root),
+)
+_AFTER_THE_ORDER: Final[_Stages] = (
+    ("root", finish_root),
     ("tree", bind_tree),
     ("bind", bind_folders),
     ("pivot", enter_root),
@@ -157,10 +173,19 @@ class StageError(Exception):
                          else str(cause.strerror))
 
 
-def confine(job: Job) -> None:
-    """Pass through all stages. Raises StageError(errno, stage, message)."""
+def prepare(job: Job) -> None:
+    """Before the order. Raises StageError(errno, stage, message)."""
     privileges.die_with_parent()
-    for stage, step in STAGES:
+    _pass(job, _BEFORE_THE_ORDER)
+
+
+def confine(job: Job) -> None:
+    """With the order. Raises StageError(errno, stage, message)."""
+    _pass(job, _AFTER_THE_ORDER)
+
+
+def _pass(job: Job, stages: _Stages) -> None:
+    for stage, step in stages:
         try:
             step(job)
         except OSError as error:

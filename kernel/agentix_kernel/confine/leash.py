@@ -1,6 +1,9 @@
 """What is said on the leash, the SOCK_SEQPACKET socket between agentd and the init of one sandbox.
 
-Each message is one line of text, so that the init needs the standard library alone:
+agentd says one thing, the order: a message of messages.py, {names, spec} with the descriptors of these names. The
+child waits for it as root, once what does not depend on it is done.
+
+Each message to agentd is one line of text, so that the init needs the standard library alone:
 
     born <pid>                       from the zygote, with the pidfd of the init
     agent ready|waiting              from the init, with the seccomp listener (if any) and the pidfd of the agent

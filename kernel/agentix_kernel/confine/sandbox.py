@@ -9,7 +9,7 @@ import select
 import signal
 import socket
 from collections.abc import Callable, Mapping
-from typing import Final
+from typing import Any, Final
 
 import trio
 from attrs import define, field
@@ -17,6 +17,7 @@ from attrs import define, field
 from agentix_kernel.cgroups import Group
 from agentix_kernel.confine import leash, listener, messages
 from agentix_kernel.confine.attendant import Attendant
+from agentix_kernel.confine.zygotes import Profile
 from agentix_kernel.world import KILL_DEADLINE_S, Confined, Ended, LaunchError, Usage, Watch
 
 DOORBELL: Final = signal.SIGRTMIN + 1
@@ -28,15 +29,19 @@ _DENIALS_A_TICK: Final = 16
 
 @define(eq=False)
 class LinuxSandbox:
-    """See world.Sandbox. Made by LinuxSandboxes.launch alone."""
+    """See world.Sandbox. Made by LinuxSandboxes alone; a spare until `order`.
 
-    what: Confined
+    `zygote`: the profile and the channel of who was asked to clone it.
+    """
+
     group: Group
-    _watch: Watch
+    zygote: tuple[Profile, socket.socket]
     _leash: socket.socket
     _attendant: Attendant
     _notified: Mapping[int, tuple[str, bool]]
     _before_kill: Callable[[int], None]
+    _what: Confined | None = None
+    _watch: Watch | None = None
     _init_pid: int = 0
     _init_pidfd: int = -1
     _agent_pid: int = 0
@@ -147,7 +152,7 @@ class LinuxSandbox:
             if not events & select.EPOLLIN:
                 break
             denied = listener.answer_one(self._listener, self._notified)
-            if denied is not None:
+            if denied is not None and self._watch is not None:
                 self._watch.denied(denied)
             if self._listener < 0:  # the watcher closed us
                 return
@@ -159,12 +164,36 @@ class LinuxSandbox:
         kills = self.group.usage().oom_kills  # reading makes the descriptor quiet
         if kills > self._oom_kills:
             self._oom_kills = kills
-            self._watch.out_of_memory()
+            if self._watch is not None:
+                self._watch.out_of_memory()
 
     # For LinuxSandboxes.
 
+    @property
+    def waiting(self) -> bool:
+        """It can be ordered, as far as we know: nobody has, and nothing has failed."""
+        return self._what is None and not self._told.is_set()
+
+    def order(self, what: Confined, watch: Watch, spec: dict[str, Any], fds: list[tuple[str, int]]) -> bool:
+        """Make it `what`; once. False when nobody reads it any more. What is large goes through a memfd.
+
+        Raises OSError.
+        """
+        assert self._what is None, "a sandbox is ordered once"
+        self._what, self._watch = what, watch
+        body = messages.pack(spec)
+        large = [("spec", messages.in_memory(body))] if len(body) > messages.INLINE_MAX_BYTES // 2 else []
+        message = {"names": [name for name, _ in (*fds, *large)], "spec": None if large else body}
+        try:
+            messages.send(self._leash, message, [fd for _, fd in (*fds, *large)])  # the first here: there is room
+        except (BrokenPipeError, ConnectionResetError):
+            return False
+        finally:
+            messages.close_all([fd for _, fd in large])
+        return True
+
     async def started(self, deadline_s: float) -> bool:
-        """Until it runs. False: the zygote was lost before it was born. Raises LaunchError."""
+        """Until it runs, once ordered. False: the zygote was lost before it was born. Raises LaunchError."""
         with trio.move_on_after(deadline_s) as scope:
             await self._told.wait()
         if scope.cancelled_caught:
@@ -188,6 +217,11 @@ class LinuxSandbox:
             await self.aclose()
 
     # For the kernel.
+
+    @property
+    def what(self) -> Confined:
+        assert self._what is not None, "nobody's yet"
+        return self._what
 
     @property
     def pid(self) -> int:
@@ -243,7 +277,8 @@ class LinuxSandbox:
             self._strike()
 
     def _strike(self) -> None:
-        self._before_kill(self.what.uid)
+        if self._what is not None:
+            self._before_kill(self._what.uid)
         self.group.send_kill()
         _send(self._init_pidfd, signal.SIGKILL)
 

@@ -13,10 +13,12 @@ from agentix_kernel.cgroups import Cgroups, Group
 from agentix_kernel.confine import filter as call_filter
 from agentix_kernel.confine import linux, messages, template
 from agentix_kernel.confine.attendant import Attendant
+from agentix_kernel.confine.child import TMP_MAX_BYTES
 from agentix_kernel.confine.sandbox import LinuxSandbox
+from agentix_kernel.confine.spare import Spare
 from agentix_kernel.confine.zygotes import Profile, Zygotes
 from agentix_kernel.layers import Expected, verify
-from agentix_kernel.world import Bind, Confined, LaunchError, Sandbox, Watch
+from agentix_kernel.world import Bind, Confined, LaunchError, Limits, Sandbox, Watch
 
 PRELOAD: Final = ("agentix.init", "agentix.libc")
 LAUNCH_DEADLINE_S: Final = 30.0
@@ -24,8 +26,10 @@ LANDLOCK_SCOPES_ABI: Final = 6
 """From this version on, agents in one empty network namespace cannot meet on abstract sockets."""
 LANDLOCK_KNOWN_ABI: Final = 7
 SOCKET: Final = "/run/agentix/kernel.sock"
-_TMP_MAX_BYTES: Final = 256 << 20
+_TRIES: Final = 3
+"""A spare, a zygote that has just ended, and a new one."""
 _BINDS_MAX: Final = 150
+_DEFAULT_LIMITS: Final = Limits()
 
 
 @define(eq=False)
@@ -53,12 +57,14 @@ class LinuxSandboxes:
     landlock_abi: int = field(init=False)
     _attendant: Attendant = field(factory=Attendant, init=False)
     _living: dict[str, LinuxSandbox] = field(factory=dict[str, LinuxSandbox], init=False)
+    spare: Spare = field(init=False)
 
     def __attrs_post_init__(self) -> None:
         self.landlock_abi = min(linux.landlock_abi(), LANDLOCK_KNOWN_ABI) if self.landlock else 0
         if self.own_netns is None:
             self.own_netns = self.landlock_abi < LANDLOCK_SCOPES_ABI
         self.zygotes = Zygotes(self.mountpoint, self.sockets_dir, self.landlock_abi, self._attendant)
+        self.spare = Spare(self._prepare)
 
     def start_spawner(self) -> None:
         """From the main thread, before there are others. Compiles the seccomp filter, too (80 ms)."""
@@ -66,12 +72,27 @@ class LinuxSandboxes:
         self.zygotes.start_spawner()
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Attend to all sandboxes, until cancelled."""
-        await self._attendant.run(task_status=task_status)
+        """Attend to all sandboxes and keep a spare, until cancelled; then there is no spare any more."""
+        async with trio.open_nursery() as nursery:
+            attending = trio.CancelScope(shield=True)  # the spare's end must be attended, too
+            await nursery.start(self._attend, attending)
+            try:
+                await self.spare.run(task_status=task_status)
+            finally:
+                attending.cancel()
 
-    async def warm(self) -> None:
-        """Make the zygote now that the first launch would make. Raises LaunchError."""
+    async def _attend(self, scope: trio.CancelScope, *, task_status: trio.TaskStatus[None]) -> None:
+        with scope:
+            await self._attendant.run(task_status=task_status)
+
+    async def warm(self, tag: str) -> None:
+        """Make the zygote now that the first launch would make, and expect that launch. Raises LaunchError."""
         await self.zygotes.zygote(self._profile())
+        self.expect(tag)
+
+    def expect(self, tag: str) -> None:
+        """See world.Sandboxes. The spare of another tag is given up."""
+        self.spare.expect(tag)
 
     async def launch(self, what: Confined, watch: Watch) -> Sandbox:
         """See world.Sandboxes. Cancelled: nothing is left."""
@@ -80,15 +101,15 @@ class LinuxSandboxes:
         try:
             for bind in what.binds:
                 mounts.append(await self.zygotes.mount(bind, what.uid))  # noqa: PERF401 - closed when the next fails
-            # A zygote that dies with our message unread has done nothing: once more, with a new one.
-            sandbox = await self._try_launch(what, watch, mounts) or await self._try_launch(what, watch, mounts)
+            for _ in range(_TRIES):
+                sandbox = await self._try_launch(what, watch, mounts)
+                if sandbox is not None:
+                    return sandbox
         except OSError as error:  # out of descriptors or memory
             raise LaunchError(error.errno or errno.EIO, "launch", str(error.strerror)) from error
         finally:
             messages.close_all([fd for _, fd in mounts])
-        if sandbox is None:
-            raise LaunchError(errno.EAGAIN, "zygote", "ended twice while it was asked")
-        return sandbox
+        raise LaunchError(errno.EAGAIN, "zygote", "ended each time it was asked")
 
     def verify(self, sandbox: Sandbox) -> list[dict[str, Any]]:
         """See world.Sandboxes and layers.verify. Reads files for some milliseconds; from any thread."""
@@ -108,24 +129,24 @@ class LinuxSandboxes:
         return [pid for pid in sandbox.pids() if pid not in theirs]
 
     async def aclose(self) -> None:
-        """After the last sandbox: end the zygotes and the spawner."""
+        """After the last sandbox: end the spare, the zygotes and the spawner."""
+        await self.spare.aclose()
         await self.zygotes.aclose()
 
     def _profile(self) -> Profile:
         return Profile(self.preload, bool(self.own_netns))
 
     async def _try_launch(self, what: Confined, watch: Watch, mounts: list[tuple[bool, int]]) -> Sandbox | None:
-        """None when the zygote was lost before it did anything."""
-        profile = self._profile()
-        zygote = await self.zygotes.zygote(profile)
-        sandbox, theirs = self._prepare(what, watch)
+        """None when the spare or the zygote was lost before it did anything."""
+        sandbox = await self.spare.take(what, self._profile()) or await self._prepare(what.tag, what.parent)
+        if sandbox is None:
+            return None
         try:
-            with theirs:
-                heard = await _order(zygote, _spec(what, self.sockets_dir, mounts), _descriptors(
-                    what, sandbox.group, theirs.fileno(), [fd for _, fd in mounts]))
-            if not heard or not await sandbox.started(LAUNCH_DEADLINE_S):
-                self.zygotes.forget(profile, zygote)
-                await sandbox.abort()
+            _bound(sandbox.group, what)
+            ordered = sandbox.order(what, watch, _spec(what, self.sockets_dir, mounts),
+                                    _descriptors(what, [fd for _, fd in mounts]))
+            if not ordered or not await sandbox.started(LAUNCH_DEADLINE_S):
+                await self._give_up(sandbox)
                 return None
         except BaseException:
             await sandbox.abort()
@@ -133,73 +154,91 @@ class LinuxSandboxes:
         self._living[what.tag] = sandbox
         return sandbox
 
-    def _prepare(self, what: Confined, watch: Watch) -> tuple[LinuxSandbox, socket.socket]:
-        """Cgroups and a leash, nothing in them yet; and the child's end of the leash."""
-        ours, theirs = messages.pair()
+    async def _prepare(self, tag: str, parent: str | None = None) -> LinuxSandbox | None:
+        """A sandbox that waits for its order, or will: with the default limits, or under those of `parent`.
+
+        None when the zygote was lost. Raises LaunchError, OSError. Cancelled: nothing is left.
+        """
+        profile = self._profile()
+        zygote = await self.zygotes.zygote(profile)
+        group = self._group(tag, parent)
         try:
-            group = self._group(what)
-        except BaseException:
-            ours.close()
-            theirs.close()
+            ours, theirs = messages.pair()
+        except OSError:
+            group.remove()
+            group.close()
             raise
-        sandbox = LinuxSandbox(what, group, watch, ours, self._attendant, call_filter.build().notified,
+        sandbox = LinuxSandbox(group, (profile, zygote), ours, self._attendant, call_filter.build().notified,
                                self.before_kill)
         sandbox.attend()
-        return sandbox, theirs
-
-    def _group(self, what: Confined) -> Group:
-        """Raises LaunchError at "cgroup"."""
-        for tag in [tag for tag, sandbox in self._living.items() if sandbox.closed]:
-            del self._living[tag]
-        parent = None
-        if what.parent is not None:
-            if what.parent not in self._living:
-                raise LaunchError(errno.ESRCH, "cgroup", f"{what.parent} is not running")
-            parent = self._living[what.parent].group
         try:
-            return self.cgroups.create(what.tag, what.limits, parent)
+            with theirs:
+                heard = await _ask(zygote, [
+                    ("leash", theirs.fileno()), *(("cgroup", fd) for fd in (group.cgroup_fd,) if fd >= 0),
+                    *(("tasks", fd) for fd in group.tasks_fds)])
+        except BaseException:
+            await sandbox.abort()
+            raise
+        if heard:
+            return sandbox
+        await self._give_up(sandbox)
+        return None
+
+    async def _give_up(self, sandbox: LinuxSandbox) -> None:
+        if sandbox.init_pid == 0:  # never born
+            self.zygotes.forget(*sandbox.zygote)
+        await sandbox.abort()
+
+    def _group(self, tag: str, parent: str | None) -> Group:
+        """Raises LaunchError at "cgroup"."""
+        for closed in [tag for tag, sandbox in self._living.items() if sandbox.closed]:
+            del self._living[closed]
+        if parent is not None and parent not in self._living:
+            raise LaunchError(errno.ESRCH, "cgroup", f"{parent} is not running")
+        try:
+            return self.cgroups.create(tag, _DEFAULT_LIMITS, self._living[parent].group if parent is not None else None)
         except OSError as error:
             raise LaunchError(error.errno or errno.EIO, "cgroup", str(error)) from error
 
 
-async def _order(zygote: socket.socket, spec: dict[str, Any], fds: list[tuple[str, int]]) -> bool:
-    """Ask a zygote for a clone; False when it is gone. What is large goes through a memfd."""
-    body = messages.pack(spec)
-    memory_fd = messages.in_memory(body) if len(body) > messages.INLINE_MAX_BYTES // 2 else -1
-    if memory_fd >= 0:
-        fds.append(("spec", memory_fd))
-    message = {"names": [name for name, _ in fds], "spec": body if memory_fd < 0 else None}
+def _bound(group: Group, what: Confined) -> None:
+    """Set the limits that differ from what it was prepared with. Raises LaunchError at "cgroup"."""
+    if what.parent is not None or what.limits == _DEFAULT_LIMITS:
+        return
+    try:
+        group.set_limits(what.limits)
+    except OSError as error:
+        raise LaunchError(error.errno or errno.EIO, "cgroup", str(error)) from error
+
+
+async def _ask(zygote: socket.socket, fds: list[tuple[str, int]]) -> bool:
+    """Ask a zygote for a clone; False when it is gone."""
     try:
         while True:
             try:
-                messages.send(zygote, message, [fd for _, fd in fds])
+                messages.send(zygote, {"names": [name for name, _ in fds]}, [fd for _, fd in fds])
             except BlockingIOError:
                 await trio.lowlevel.wait_writable(zygote.fileno())
             else:
                 return True
     except (BrokenPipeError, ConnectionResetError, trio.ClosedResourceError):
         return False
-    finally:
-        if memory_fd >= 0:
-            os.close(memory_fd)
 
 
-def _descriptors(what: Confined, group: Group, leash_fd: int, mount_fds: list[int]) -> list[tuple[str, int]]:
-    """What the zygote is handed, by role."""
+def _descriptors(what: Confined, mount_fds: list[int]) -> list[tuple[str, int]]:
+    """What the child is handed with its order, by role."""
     stdio = (("stdin", what.stdin_fd), ("stdout", what.stdout_fd), ("stderr", what.stderr_fd))
-    return [("leash", leash_fd), *(("cgroup", fd) for fd in (group.cgroup_fd,) if fd >= 0),
-            *(("tasks", fd) for fd in group.tasks_fds), *((name, fd) for name, fd in stdio if fd >= 0),
-            *(("bind", fd) for fd in mount_fds)]
+    return [*((name, fd) for name, fd in stdio if fd >= 0), *(("bind", fd) for fd in mount_fds)]
 
 
 def _spec(what: Confined, sockets_dir: str | None, mounts: list[tuple[bool, int]]) -> dict[str, Any]:
     """What the child reads: see child.Job and agentix.init."""
     home = f"/agent/{what.tree}" if what.tree else "/tmp"
-    memory = what.limits.memory_bytes or 2 * _TMP_MAX_BYTES
+    memory = what.limits.memory_bytes or 2 * TMP_MAX_BYTES
     binds = [(bind.target, directory, bind.writable) for bind, (directory, _) in zip(what.binds, mounts, strict=True)]
     return {
         "uid": what.uid, "hostname": what.hostname, "home": home, "tree": what.tree, "binds": binds,
-        "name": f"agent {what.tag}", "tmp_bytes": min(memory // 2, _TMP_MAX_BYTES),
+        "name": f"agent {what.tag}", "tmp_bytes": min(memory // 2, TMP_MAX_BYTES),
         "sockets": os.path.relpath(what.socket_dir, sockets_dir) if what.socket_dir and sockets_dir else None,
         "kind": what.kind, "argv": what.argv, "source": what.source, "env": environment(what, home),
         "cwd": what.cwd or (f"{home}/mem/working" if what.tree else home),

@@ -1,8 +1,9 @@
 """A zygote: an interpreter with modules preloaded, in a template root, that clones agents on demand.
 
 Started as `python -I -m agentix_kernel.confine.zygote FD`; FD is its SOCK_SEQPACKET channel to agentd. The first
-message is the profile; then each is a launch. One thread, no secrets, and private memory counts: every page that it
-writes later is a page for each agent. All agents of one zygote share the seed of hash(); random numbers are reseeded.
+message is the profile; then each asks for a clone, which gets its order over its own leash. One thread, no secrets,
+and private memory counts: every page that it writes later is a page for each agent. All agents of one zygote share
+the seed of hash(); random numbers are reseeded.
 The idea of a zygote is Android's; cloning straight into a cgroup and all namespaces, clone3(2)'s.
 """
 
@@ -103,13 +104,30 @@ def complain(leash_fd: int, number: int, stage: str, message: str) -> None:
         return
 
 
-def become_agent(message: dict[str, Any], fds: dict[str, list[int]], profile: dict[str, Any],
-                 layout: template.Template) -> None:
+def await_order(leash_fd: int) -> tuple[dict[str, Any], dict[str, list[int]]]:
+    """The spec and the descriptors of it. Ends the process when agentd has no use for it any more.
+
+    A spare waits here, root in its user namespace as its zygote is. Nobody can reach it: it is pid 1 of a pid
+    namespace that no agent is in, with mounts that no agent shares; an agent has neither its uid nor a capability,
+    and so may not signal or trace it; and the only other end of its leash is agentd's.
+    """
+    channel = socket.socket(fileno=leash_fd)
+    received = messages.receive(channel)
+    channel.detach()
+    if received is None:
+        os._exit(0)
+    message, all_fds = received
+    fds = roles(message["names"], all_fds)
+    return messages.unpack(message["spec"] or messages.read_memory(fds["spec"][0])), fds
+
+
+def become_agent(fds: dict[str, list[int]], profile: dict[str, Any], layout: template.Template) -> None:
     """In the clone. Comes back (or raises) in the agent alone, when its program has ended."""
     leash_fd = fds["leash"][0]
+    job = child.Job(fds, profile, layout)
     try:
-        spec = messages.unpack(message["spec"] or messages.read_memory(fds["spec"][0]))
-        job = child.Job(spec, fds, profile, layout)
+        child.prepare(job)
+        job.spec, job.fds = await_order(leash_fd)
         child.confine(job)
     except child.StageError as failed:
         complain(leash_fd, *failed.args)
@@ -117,8 +135,8 @@ def become_agent(message: dict[str, Any], fds: dict[str, list[int]], profile: di
     except BaseException as fault:  # ours: nothing of the agent has run, and nothing may run unconfined
         complain(leash_fd, errno.EIO, "child", repr(fault))
         os._exit(125)
-    stdio = tuple(fds.get(name, [number])[0] for number, name in enumerate(("stdin", "stdout", "stderr")))
-    sys.modules[INIT_MODULE].main(leash_fd, job.listener, stdio, spec, lambda: privileges.dumpable(True))
+    stdio = tuple(job.fds.get(name, [number])[0] for number, name in enumerate(("stdin", "stdout", "stderr")))
+    sys.modules[INIT_MODULE].main(leash_fd, job.listener, stdio, job.spec, lambda: privileges.dumpable(True))
 
 
 def serve(channel: socket.socket, profile: dict[str, Any], layout: template.Template) -> bool:
@@ -133,7 +151,7 @@ def serve(channel: socket.socket, profile: dict[str, Any], layout: template.Temp
             pid = -1
         if pid == 0:
             os.close(channel.detach())
-            become_agent(message, fds, profile, layout)
+            become_agent(fds, profile, layout)
             return True
         messages.close_all(all_fds + fds.get("procs", []))
     return False

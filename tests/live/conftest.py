@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import zlib
 
 import pytest
 from attrs import define, field
@@ -122,11 +123,12 @@ class LiveKernel:
         """What a dead kernel would leave: mounts and cgroups of this prefix."""
         with open("/proc/self/mountinfo") as file:
             mounts = [line for line in file if self.prefix in line]
-        import zlib
+        return mounts + self.cgroups()
 
+    def cgroups(self) -> list[str]:
+        """Every cgroup of this kernel, in whatever hierarchies."""
         name = f"agentix-{zlib.crc32(os.path.realpath(self.prefix).encode()):08x}"
-        found = [os.path.join(folder, name) for folder, names, _ in os.walk("/sys/fs/cgroup") if name in names]
-        return mounts + found
+        return [folder for folder, _, _ in os.walk("/sys/fs/cgroup") if name in folder.split("/")]
 
 
 @pytest.fixture(scope="session")

@@ -27,7 +27,7 @@ from agentix_kernel.journal.disk import RealClock, RealDisk
 from agentix_kernel.journal.journal import Journal
 from agentix_kernel.kernel import Kernel
 from agentix_kernel.layers import table as layer_table
-from agentix_kernel.lifecycle import adopt
+from agentix_kernel.lifecycle import adopt, end_all
 from agentix_kernel.registry import Registry, UidRange, claim_range
 from agentix_kernel.world import World
 from agentix_syscalls import __version__, records
@@ -190,7 +190,8 @@ def build(machine: Machine, journal: Journal, boot: int) -> Kernel:
     for name, detail in machine.steps:
         kernel.record(records.STEP, data=(name, detail))
     lost = adopt(kernel, registry.load())
-    _tell(machine, kernel, "agents", f"{len(kernel.table.by_id)} of earlier boots, {lost} of them lost with their kernel")
+    found = len(kernel.table.by_id)
+    _tell(machine, kernel, "agents", f"{found} of earlier boots, {lost} of them lost with their kernel")
     return kernel
 
 
@@ -203,7 +204,7 @@ async def run(machine: Machine, ready: Callable[[Kernel], None] = lambda _: None
             async with _served(machine, kernel, nursery):
                 ready(kernel)
                 machine.step("ready", " ".join(["agentctl", *prefix_words(machine.config), "ps"]))
-                await kernel.run()
+                await kernel.run(end_all)
             nursery.cancel_scope.cancel()
     finally:
         kernel.record(records.SHUTDOWN, data=(kernel.stop_why,))

@@ -1,6 +1,4 @@
-"""Who may signal whom, and how a signal gets there. Every one is recorded before it has an effect."""
-
-import errno
+"""How a signal gets to an agent. Every one is recorded before it has an effect; who may send it is asked elsewhere."""
 
 import trio
 
@@ -9,38 +7,12 @@ from agentix_kernel.kernel import Kernel
 from agentix_kernel.process import End, Process, Why
 from agentix_kernel.signals import Deed, Pending
 from agentix_syscalls import records, signals
-from agentix_syscalls.errors import CallError
 from agentix_syscalls.signals import BY_NUMBER
 
 END_WORDS = {
     signals.SIGKILL: Why.KILLED, signals.SIGPOLICY: Why.POLICY, signals.SIGTRUST: Why.TRUST,
     signals.SIGBUDGET: Why.BUDGET, signals.SIGLOOP: Why.LOOP,
 }
-
-
-def sys_signal(kernel: Kernel, sender: Process, agent: int, number: int) -> int:
-    """An agent signals: itself or an own child. Returns the sequence of the record."""
-    row = BY_NUMBER.get(number)
-    if row is None:
-        raise CallError(errno.EINVAL, f"SIGNAL: {number} is not a signal", remedy="agentctl signals lists them")
-    if row.operator_only:
-        raise _refused(kernel, sender, f"{row.name} is sent by the kernel or by root alone", agent,
-                       f"signals: {row.name} is not an agent's to send")
-    if agent != sender.id and agent not in sender.children:
-        if agent not in kernel.table.by_id:
-            raise CallError(errno.ESRCH, f"SIGNAL: agent {agent}: no such agent")
-        raise _refused(kernel, sender, f"agent {agent} is neither itself nor an own child", agent,
-                       "signals: itself and own children")
-    target = kernel.table.get(agent)
-    if not target.alive:
-        raise CallError(errno.ESRCH, f"SIGNAL: agent {agent} has ended")
-    return send(kernel, target, number, sender.id, f"sent by agent {sender.id}")
-
-
-def _refused(kernel: Kernel, sender: Process, message: str, agent: int, rule: str) -> CallError:
-    refused = kernel.violate(sender, "signals", "SIGNAL", f"agent {agent}", message, rule, may_allow=False)
-    assert refused is not None
-    return refused
 
 
 def send(kernel: Kernel, target: Process, number: int, sender: int, why: str, rule: str = "") -> int:

@@ -11,6 +11,7 @@ from typing import Any, Final, cast
 import trio
 from attrs import define, field, frozen
 
+from agentix_kernel import denials
 from agentix_kernel.calls import handlers
 from agentix_kernel.kernel import Kernel
 from agentix_kernel.outcome import NoReplyError, Recorded
@@ -96,7 +97,7 @@ def serve(session: Session, operation: int, flags: int, user_data: int, body: by
     process.calls += 1
     entry = ENTRIES.get(operation)
     args: Any = ()
-    denials = process.denials
+    refusals = process.denials
     try:
         raw = wire.decode(body)
         if not session.greeted and operation != HELLO:
@@ -112,7 +113,7 @@ def serve(session: Session, operation: int, flags: int, user_data: int, body: by
             return
         reply = wire.frame(operation, wire.F_REPLY, user_data, wire.pack(result))
     except CallError as error:
-        _fail(session, entry, operation, user_data, args, error, denied=process.denials != denials)
+        _fail(session, entry, operation, user_data, args, error, denied=process.denials != refusals)
         return
     except wire.WireError as error:
         fault(session, operation, user_data, errno.EPROTO, str(error))
@@ -164,7 +165,7 @@ def judge(kernel: Kernel, process: Process, call: Call, path_at: tuple[int, ...]
         decision = policy.decide(name, path)
         if not decision.allowed:
             shown = path.decode("utf-8", "replace") if path is not None else ""
-            refused = kernel.violate(process, "dispatch", name, shown, decision.message, decision.rule)
+            refused = denials.violate(kernel, process, "dispatch", name, shown, decision.message, decision.rule)
             if refused is not None:
                 raise refused
 

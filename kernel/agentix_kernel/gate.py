@@ -4,6 +4,7 @@ from typing import Final
 
 from attrs import frozen
 
+from agentix_kernel import denials
 from agentix_kernel.kernel import Kernel
 from agentix_kernel.policy import STRICT
 from agentix_syscalls import records
@@ -37,7 +38,7 @@ class MountGate:
         if decision.allowed:
             return
         shown = path.decode("utf-8", "replace")
-        refused = self.kernel.violate(process, "mount", call, shown, decision.message, decision.rule)
+        refused = denials.violate(self.kernel, process, "mount", call, shown, decision.message, decision.rule)
         self.kernel.flush()
         if refused is not None:
             raise Withheld(process.id) if process.policy.mode == STRICT else refused

@@ -5,7 +5,6 @@ apart by an await, a comment says so. Order of a tick: serve calls, append recor
 then replies; durable replies wait for the commit thread (rule 4: recorded before the reply leaves).
 """
 
-import errno
 import traceback
 from collections import deque
 from collections.abc import Awaitable, Callable
@@ -21,8 +20,9 @@ from agentix_kernel.process import End, Process, ProcessTable
 from agentix_kernel.registry import Registry
 from agentix_kernel.world import World
 from agentix_syscalls import records
-from agentix_syscalls.errors import CallError
 from agentix_vfs.tree import Tree
+
+JOURNAL_RETRY_S: Final = 0.5
 
 
 class Doors(Protocol):
@@ -150,9 +150,13 @@ class Kernel:
             _, to, data = waiting.popleft()
             to.send(data)
 
+    def sync_to(self, seq: int) -> None:
+        """Have the record made durable with the next flush, whoever waits for it or not."""
+        self._sync_to = max(self._sync_to, seq)
+
     async def settle(self, seq: int) -> None:
         """Publish, and wait until the record `seq` is on stable storage."""
-        self._sync_to = max(self._sync_to, seq)
+        self.sync_to(seq)
         self.flush()
         await self.journal.committed(seq)
 
@@ -162,16 +166,15 @@ class Kernel:
 
     # --- running -------------------------------------------------------------------------------------------------
 
-    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Hold the kernel's tasks until `stop`; agents have ended when it returns."""
-        from agentix_kernel import lifecycle  # the two rooms know each other; this one is imported first
-
+    async def run(self, end_all: "Callable[[Kernel], Awaitable[None]]", *,
+                  task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Hold the kernel's tasks until `stop`; `end_all` then ends the agents."""
         async with trio.open_nursery() as nursery:
             self.nursery, self.running = nursery, True
             task_status.started()
             await self._stop.wait()
             with trio.CancelScope(shield=True):
-                await lifecycle.end_all(self)
+                await end_all(self)
             self.running = False
             nursery.cancel_scope.cancel()
 
@@ -195,28 +198,7 @@ class Kernel:
     def uptime_s(self) -> float:
         return (self.world.clock.monotonic_ns() - self.started_ns) / 1e9
 
-    # --- denials -------------------------------------------------------------------------------------------------
-
-    def violate(self, process: Process, enforcer: str, call: str, about: str, message: str, rule: str, *,
-                may_allow: bool = True) -> CallError | None:
-        """A rule was broken. Records it, and in strict mode sends SIGPOLICY. Returns the error to raise, or None
-        when the mode is audit and the rule is one that a mode may soften (structure never is).
-        """
-        from agentix_kernel import delivery  # needs this room
-
-        mode = process.policy.mode
-        allowed = may_allow and mode == "audit"
-        process.denials += 1
-        process.last_denial = f"{message}\nRule:\t{rule}\nEnforcer:\t{enforcer}\nMode:\t{mode}\n"
-        verdict = records.AUDITED if allowed else records.DENIED
-        self._sync_to = self.record(records.DENIAL, process, verdict=verdict, rule=rule,
-                                    data=(enforcer, call, about, message))
-        if allowed:
-            return None
-        if mode == "strict":
-            delivery.sigpolicy(self, process, f"{message} ({rule})", rule)
-        return CallError(errno.EPERM, message, rule=rule,
-                         remedy="ask with CHECKPOLICY beforehand; read policy/effective")
+    # --- faults and ends ---------------------------------------------------------------------------------------------
 
     def fault_text(self, where: str, text: str) -> None:
         """A fault that was caught elsewhere (the mount's door) and comes as text."""
@@ -234,7 +216,3 @@ class Kernel:
         for session in process.sessions:
             session.cancel_all()
         return True
-
-
-
-JOURNAL_RETRY_S: Final = 0.5

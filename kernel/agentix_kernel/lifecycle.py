@@ -6,7 +6,7 @@ import os
 import trio
 from attrs import evolve
 
-from agentix_kernel import delivery, procfiles
+from agentix_kernel import delivery, denials, procfiles
 from agentix_kernel.kernel import Kernel
 from agentix_kernel.logs import AgentLog
 from agentix_kernel.policy import Policy
@@ -172,7 +172,7 @@ def _watch(kernel: Kernel, process: Process) -> Watch:
             process.denials += 1
             delivery.sigpolicy(kernel, process, f"{message}, and no honest agent makes it", rule)
         else:
-            kernel.violate(process, "seccomp", call.name, f"pid {call.pid}", message, rule, may_allow=False)
+            denials.refuse(kernel, process, "seccomp", call.name, f"pid {call.pid}", message, rule)
         kernel.flush()
 
     def out_of_memory() -> None:

@@ -79,7 +79,7 @@ class World:
         try:
             async with trio.open_nursery() as nursery:
                 self.machine.nursery = nursery
-                await nursery.start(kernel.run)
+                await nursery.start(kernel.run, lifecycle.end_all)
                 for _ in range(self.rng.randrange(8, 30)):
                     await self.operate(kernel)
                 if end == "shutdown":

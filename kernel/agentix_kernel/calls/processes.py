@@ -8,7 +8,7 @@ from typing import Any
 import trio
 from attrs import evolve
 
-from agentix_kernel import delivery, lifecycle
+from agentix_kernel import delivery, denials, lifecycle
 from agentix_kernel.config import Config
 from agentix_kernel.kernel import Kernel
 from agentix_kernel.outcome import NoReplyError, Recorded
@@ -60,10 +60,8 @@ def spawn(kernel: Kernel, process: Process, kind: str, argv: tuple[str, ...],
     policy = process.policy.narrowed(checked.get("mode"), rules_of(checked), checked.get("spawn_max"))
     if process.spawned >= process.policy.spawn_max:
         rule = f"spawn at most {process.policy.spawn_max}"
-        refused = kernel.violate(process, "dispatch", "SPAWN", argv[0], f"it may spawn {process.policy.spawn_max} "
-                                 "agents, and did", rule, may_allow=False)
-        assert refused is not None
-        raise refused
+        raise denials.refuse(kernel, process, "dispatch", "SPAWN", argv[0], f"it may spawn {process.policy.spawn_max} "
+                             "agents, and did", rule)
     limits = least(process.limits, limits_of(checked, kernel.config))
     return _spawn(kernel, process, command, limits, policy, checked.get("name"))
 
@@ -122,7 +120,22 @@ def getpid(kernel: Kernel, process: Process) -> list[int]:
 
 
 def signal(kernel: Kernel, process: Process, agent: int, number: int) -> None:
-    delivery.sys_signal(kernel, process, agent, number)
+    """To itself or to an own child."""
+    row = signals.BY_NUMBER.get(number)
+    if row is None:
+        raise CallError(errno.EINVAL, f"SIGNAL: {number} is not a signal", remedy="agentctl signals lists them")
+    if row.operator_only:
+        raise denials.refuse(kernel, process, "signals", "SIGNAL", f"agent {agent}", f"{row.name} is sent by the "
+                             "kernel or by root alone", f"signals: {row.name} is not an agent's to send")
+    if agent != process.id and agent not in process.children:
+        if agent not in kernel.table.by_id:
+            raise CallError(errno.ESRCH, f"SIGNAL: agent {agent}: no such agent")
+        raise denials.refuse(kernel, process, "signals", "SIGNAL", f"agent {agent}", f"agent {agent} is neither itself "
+                             "nor an own child", "signals: itself and own children")
+    target = kernel.table.get(agent)
+    if not target.alive:
+        raise CallError(errno.ESRCH, f"SIGNAL: agent {agent} has ended")
+    delivery.send(kernel, target, number, process.id, f"sent by agent {process.id}")
     if process.doom is not None:
         raise NoReplyError
 

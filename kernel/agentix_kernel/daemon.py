@@ -105,9 +105,10 @@ def _to_background(config: Any) -> None:
 
 def _doctor(*, as_json: bool) -> int:
     from agentix_kernel.boot import shown
-    from agentix_kernel.layers import probe_all
+    from agentix_kernel.layers import lacking, probe_all
 
-    rows = [shown(row) for row in probe_all()]
+    probed = probe_all()
+    rows = [shown(row) for row in probed]
     if as_json:
         print(json.dumps(rows))
     else:
@@ -115,7 +116,7 @@ def _doctor(*, as_json: bool) -> int:
             print(f"{row['state']:8} {row['layer']:24} {row['detail']}")
             if row["state"] != "on" and row["remedy"]:
                 print(f"{'':8} {'':24} remedy: {row['remedy']}")
-    return 1 if any(row["required"] and row["state"] == "off" for row in rows) else 0
+    return 1 if lacking(probed) else 0
 
 
 def _refuse(message: str) -> None:

@@ -122,7 +122,7 @@ def _sweep(machine: Machine) -> None:
     killed = machine.cgroups.sweep()
     unmounted = _unmount_stale(config.mount)
     sockets = reactor.clear_sockets(config.sockets_dir)
-    found = f"{len(killed)} agents, {unmounted} mounts, {sockets} sockets of a dead kernel"
+    found = f"{len(killed)} cgroups, {unmounted} mounts, {sockets} sockets of a dead kernel"
     machine.step("sweep", found if killed or unmounted or sockets else "nothing was left")
 
 

@@ -205,7 +205,7 @@ def test_kill_9_takes_the_agents_along_and_the_next_boot_tidies_up(make_kernel, 
     live.until(lambda: alive_of(uids) <= {live.known[frozen]["uid"]})
     live.start()
     assert alive_of(uids) == set()
-    assert "3 agents, 1 mounts, 3 sockets of a dead kernel" in live.log(live.begun)
+    assert "cgroups, 1 mounts, 3 sockets of a dead kernel" in live.log(live.begun)
     for agent in (sleeper, family, frozen):
         row = live.agent(agent)
         assert (row["state"], row["why"]) == ("dead", "lost"), row

@@ -79,11 +79,11 @@ def stat(path: Path, *, follow_symlinks: bool = True) -> os.stat_result:
     return os.stat_result((mode, ino, 0, nlink, uid, gid, size, *seconds), {**more, "st_blocks": blocks})
 
 
-def scandir(path: Path = "/") -> list[DirEntry]:
+def scandir(path: Path = ".") -> list[DirEntry]:
     return [DirEntry(os.fsdecode(name), mode, inode) for name, mode, inode in syscall(abi.SYS_READDIR, os.fspath(path))]
 
 
-def listdir(path: Path = "/") -> list[str]:
+def listdir(path: Path = ".") -> list[str]:
     return [entry.name for entry in scandir(path)]
 
 

@@ -24,6 +24,11 @@ from harness import cage, figures, native, processes, report  # noqa: E402 - fou
 
 from agentix_kernel.world import Limits  # noqa: E402 - likewise
 
+with open("/proc/cpuinfo", encoding="utf-8") as _cpuinfo:
+    EMULATED = "QEMU TCG" in _cpuinfo.read()
+on_a_real_machine = pytest.mark.skipif(EMULATED, reason="an emulated processor: no measure means anything on it")
+
+
 UNIT = re.compile(r"_(us|ms|mb|ops_s|share|ratio_to_\w+)\Z")
 GOALS = {"syscall": 6, "spawn": 5, "kill": 4}
 QUICK_S = 40
@@ -58,6 +63,7 @@ def _traces(folder: str, cgroup: str) -> list[str]:
         str(path) for path in Path("/sys/fs/cgroup").glob(f"**/{cgroup}")]
 
 
+@on_a_real_machine
 @pytest.mark.parametrize("name", GOALS)
 def test_bench(name: str, scratch: Path) -> None:
     """The shape of what it tells, and that no kernel, cgroup or folder of it is left."""
@@ -209,6 +215,7 @@ def test_load_and_echo(programs: Path, operation: str, connections: int) -> None
     assert 0 <= found["same_core"] <= 1
 
 
+@on_a_real_machine
 def test_load_connects_as_the_uid_it_was_given(programs: Path) -> None:
     """A kernel knows agents by the uid of their socket; the way to its folder is root's alone all the same."""
     os.chmod(programs, 0o700)

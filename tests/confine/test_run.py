@@ -106,7 +106,7 @@ async def test_multiprocessing_works(lab):
 @pytest.mark.parametrize(("argv", "number"), [
     (("no-such-program",), errno.ENOENT),
     (("/no/such/program",), errno.ENOENT),
-    (("/etc/services",), errno.EACCES),
+    (("/etc/passwd",), errno.EACCES),
     (("/usr",), errno.EACCES),
 ])
 async def test_exec_that_cannot_be_is_told_before_launch_returns(lab, argv, number):

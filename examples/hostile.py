@@ -82,9 +82,9 @@ def shadow() -> str:
     return refused(lambda: open("/etc/shadow", "rb").read())
 
 
-@attempt("look into root's home")
+@attempt("read root's keys")
 def home() -> str:
-    return refused(lambda: os.listdir("/root"))
+    return refused(lambda: os.listdir("/root/.ssh"))
 
 
 @attempt("write a program into /usr/bin")

@@ -197,6 +197,15 @@ def build(machine: Machine, journal: Journal, boot: int) -> Kernel:
 
 async def run(machine: Machine, ready: Callable[[Kernel], None] = lambda _: None) -> None:
     """From an open machine to an orderly end. `ready` is called when agents can be spawned."""
+    try:
+        await _run(machine, ready)
+    finally:
+        machine.cgroups.close()
+        if machine.uids is not None:
+            machine.uids.release()
+
+
+async def _run(machine: Machine, ready: Callable[[Kernel], None]) -> None:
     journal, boot = open_journal(machine)
     kernel = build(machine, journal, boot)
     try:
@@ -209,10 +218,8 @@ async def run(machine: Machine, ready: Callable[[Kernel], None] = lambda _: None
     finally:
         kernel.record(records.SHUTDOWN, data=(kernel.stop_why,))
         kernel.flush()
+        kernel.registry.retry()
         journal.close()
-        machine.cgroups.close()
-        if machine.uids is not None:
-            machine.uids.release()
         machine.say(f"down: {kernel.stop_why}")
 
 

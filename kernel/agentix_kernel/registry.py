@@ -3,6 +3,7 @@
 Not the truth about what happened (that is the journal), but what the next boot needs to show old agents again.
 """
 
+import errno
 import fcntl
 import json
 import os
@@ -16,6 +17,7 @@ from agentix_kernel.config import UID_SPAN, Config, ConfigError
 from agentix_kernel.policy import Policy, parse_rule
 from agentix_kernel.process import Command, End, Process, State, Why
 from agentix_kernel.world import Limits
+from agentix_syscalls.errors import CallError
 
 RANGES_DIR: Final = "/run/agentix-uids"
 FIRST_RANGE: Final = 16
@@ -34,36 +36,64 @@ class Registry:
     _uids: set[int] = field(factory=set[int])
     _next_uid: int = 0
     _last_fd: int = -1
+    _unsaved: dict[int, Process] = field(factory=dict[int, Process])
 
     def folder(self, agent: int) -> str | None:
         """Where an agent's record, durable folders and logs live."""
         return None if self.root is None else f"{self.root}/{agent}"
 
     def next_id(self) -> int:
-        """A new id; on disk before it is used, so that none is given twice in the life of the state directory."""
+        """A new id; on disk before it is used, so that none is given twice in the life of the state directory.
+
+        Raises CallError when the disk takes none.
+        """
         self.last_id += 1
         if self.root is not None:
-            # A number of fixed width is replaced by one write, which a crash of ours cannot tear.
-            if self._last_fd < 0:
-                self._last_fd = os.open(f"{self.root}/last-id", os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
-            os.pwrite(self._last_fd, b"%020d" % self.last_id, 0)
-            os.mkdir(f"{self.root}/{self.last_id}", 0o700)
+            try:
+                self._keep_id(self.root)
+            except OSError as error:
+                raise CallError(error.errno or errno.EIO, f"no room for another agent: {error.strerror}",
+                                remedy=f"make room on the disk of {self.root}") from error
         return self.last_id
 
+    def _keep_id(self, root: str) -> None:
+        # A number of fixed width is replaced by one write, which a crash of ours cannot tear.
+        if self._last_fd < 0:
+            self._last_fd = os.open(f"{root}/last-id", os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        os.pwrite(self._last_fd, b"%020d" % self.last_id, 0)
+        os.mkdir(f"{root}/{self.last_id}", 0o700)
+
     def claim_uid(self) -> int:
-        """A uid that nobody alive or with files has. Raises OverflowError when all are taken."""
+        """A uid that nobody alive or with files has. Raises CallError(EAGAIN) when all are taken."""
         for _ in range(self.uid_count):
             uid = self.uid_first + self._next_uid
             self._next_uid = (self._next_uid + 1) % self.uid_count
             if uid not in self._uids:
                 self._uids.add(uid)
                 return uid
-        raise OverflowError(f"all {self.uid_count} uids are taken; remove dead agents with `agentctl rm`")
+        raise CallError(errno.EAGAIN, f"all {self.uid_count} uids are taken",
+                        remedy="remove dead agents with `agentctl rm`")
 
     def free_uid(self, uid: int) -> None:
         self._uids.discard(uid)
 
     def save(self, process: Process) -> None:
+        """Keep what the next boot needs. What a full disk refuses is tried again with the next save, or by `retry`:
+        no agent's life hangs on it, and the truth is in the journal.
+        """
+        self._unsaved[process.id] = process
+        self.retry()
+
+    def retry(self) -> None:
+        """Save what could not be saved before."""
+        for process in list(self._unsaved.values()):
+            try:
+                self._save(process)
+            except OSError:
+                return
+            del self._unsaved[process.id]
+
+    def _save(self, process: Process) -> None:
         if self.root is None:
             return
         command, limits, policy, end = process.command, process.limits, process.policy, process.end
@@ -100,6 +130,7 @@ class Registry:
 
     def forget(self, process: Process) -> None:
         self.free_uid(process.uid)
+        self._unsaved.pop(process.id, None)
         if self.root is not None:
             shutil.rmtree(f"{self.root}/{process.id}", ignore_errors=True)
 

@@ -162,9 +162,13 @@ def verb(*, examples: Sequence[tuple[str, str]], failure: int = FAILED, cls: typ
 json_option: Final = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 
+_ID_DIGITS_MAX: Final = 18
+"""What is longer has no form on the wire, and no agent has it."""
+
+
 def read_agent(word: str) -> int | str:
     """An agent by id or name: a number or text, as the control socket wants it."""
-    return int(word) if word.isdecimal() else word
+    return int(word) if word.isdecimal() and len(word) <= _ID_DIGITS_MAX else word
 
 
 class Verbs(click.Group):

@@ -1,0 +1,127 @@
+"""A disk that fills up under a kernel: told, nothing lost, and all goes on once there is room."""
+
+import os
+import subprocess
+import sys
+import tempfile
+
+import pytest
+
+FILL = """
+import errno, json, os, time
+from agentix import libc
+fd = libc.open("state/big", libc.O_CREAT | libc.O_WRONLY)
+libc.write(fd, b"begun")
+told = []
+try:
+    while True:
+        libc.write(fd, bytes(1 << 20))
+except OSError as error:
+    told.append(errno.errorcode[error.errno])
+try:
+    for _ in range(9):
+        libc.fsync(fd)
+except OSError as error:
+    told.append(errno.errorcode[error.errno])
+os.write(1, json.dumps(told).encode() + b"\\n")
+time.sleep(60)
+"""
+
+
+@pytest.fixture
+def disk(make_kernel):
+    """A kernel whose state lies on a disk of 40 MiB."""
+    folder = tempfile.mkdtemp(prefix="agentix-disk-")
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=40m", "agentix-test", folder], check=True)
+    live = make_kernel(f"state_dir = '{folder}/state'\njournal_segment_bytes = 1048576\n", start=False)
+    try:
+        live.start()
+        yield live, folder
+    finally:
+        live.stop()
+        subprocess.run(["umount", folder], check=True)
+        os.rmdir(folder)
+
+
+def fill(folder):
+    """Take all room that is left."""
+    with open(f"{folder}/ballast", "wb", buffering=0) as file:
+        for size in (1 << 20, 4096, 1):
+            try:
+                while True:
+                    file.write(bytes(size))
+            except OSError:
+                continue
+
+
+def test_an_agent_fills_the_disk(disk, scripts):
+    live, folder = disk
+    agent = live.spawn(scripts(FILL))
+    live.until(lambda: os.statvfs(folder).f_bavail < 300)
+    full = live.ctl("spawn", "--", "/bin/true")
+    assert full.returncode in {0, 125}
+    assert "Traceback" not in full.stderr
+    os.truncate(f"{folder}/state/agents/{agent}/state/big", 5)
+    live.until(lambda: live.ctl("spawn", "--", "/bin/true").returncode == 0)
+    other = live.spawn("--", "/bin/sh", "-c", "echo works")
+    live.ctl("wait", other, check=0)
+    assert live.ctl("logs", other).stdout == "works\n"
+    live.ctl("kill", "-9", agent, check=0)
+    live.ctl("wait", agent, check=137)
+    assert live.json("audit", "verify")["ok"]
+
+
+def test_a_record_that_cannot_be_written_holds_everything_up_and_loses_nothing(disk):
+    live, folder = disk
+    agent = live.spawn("--name", "before", "--", "/bin/sleep", "600")
+    fill(folder)
+    from agentix_syscalls import calls, wire
+
+    answered, refused = 0, b""
+    with live.connect(agent) as sock:
+        sock.sendall(wire.request(calls.SYS_HELLO, 0, (1,)))
+        assert sock.recv(4096)
+        reader = wire.Reader()
+        while not refused:
+            sock.sendall(wire.request(calls.SYS_CHECKPOLICY, 1, ("OPEN", "state/" + "x" * 200)))
+            while (frame := reader.next()) is None:
+                try:
+                    sock.settimeout(2)
+                    reader.feed(sock.recv(1 << 16))
+                except TimeoutError:
+                    sock.sendall(wire.request(calls.SYS_GETPID, 2, ()))  # the answer before waits; this is refused
+            if frame[1] & wire.F_ERROR:
+                refused = frame[3]
+            else:
+                answered += 1
+    number, message, _, remedy = wire.decode(refused)[:4]
+    assert (number, "nothing can be recorded" in message, "make room" in remedy) == (28, True, True)
+    assert "no new work is taken" in live.log()
+    assert live.json("ps")
+    os.unlink(f"{folder}/ballast")
+    live.until(lambda: live.ctl("spawn", "--", "/bin/true").returncode == 0)
+    recorded = [row for row in live.record(agent, "call") if row["data"]["call"] == "CHECKPOLICY"]
+    assert len(recorded) >= answered > 0
+    live.ctl("kill", "-9", agent, check=0)
+    live.ctl("wait", agent, check=137)
+    live.stop()
+    live.start()
+    assert live.json("audit", "verify")["ok"]
+    assert live.agent(agent)["name"] == "before"
+
+
+def test_no_boot_without_room(make_kernel):
+    folder = tempfile.mkdtemp(prefix="agentix-disk-")
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "agentix-test", folder], check=True)
+    try:
+        live = make_kernel(f"state_dir = '{folder}/state'\n", start=False)
+        with open(f"{live.prefix}/agentd.toml", "w") as file:
+            file.write(live.config)
+        command = [f"{os.path.dirname(sys.executable)}/agentd", "--prefix", live.prefix]
+        refused = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+        assert refused.returncode == 1
+        assert "No space left" in refused.stderr
+        assert "Traceback" not in refused.stderr
+    finally:
+        subprocess.run(["umount", folder], check=True)
+        os.rmdir(folder)

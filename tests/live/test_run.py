@@ -1,0 +1,138 @@
+"""agentctl run as people use it: with no kernel there, with Ctrl-C, and its exit statuses."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+
+import pytest
+
+BIN = os.path.dirname(sys.executable)
+
+
+@pytest.fixture
+def prefix():
+    folder = tempfile.mkdtemp(prefix="agentix-test-")
+    yield folder
+    with open("/proc/self/mountinfo") as file:
+        assert folder not in file.read()
+    shutil.rmtree(folder)
+
+
+def agentctl(*args, **more):
+    return subprocess.run([f"{BIN}/agentctl", *args], capture_output=True, text=True, timeout=90, check=False, **more)
+
+
+def test_without_a_kernel_a_private_one_is_started(prefix):
+    done = agentctl("--prefix", prefix, "run", "--", "/bin/sh", "-c", "echo hi; exit 3")
+    assert (done.returncode, done.stdout) == (3, "hi\n")
+    told = done.stderr.splitlines()
+    assert "starting a private one under" in told[0]
+    assert "kernel ready after" in told[1]
+    assert f"its record stays under {prefix}" in told[-1]
+    assert not os.path.exists(f"{prefix}/run/control.sock")
+    assert os.listdir(f"{prefix}/state/journal")
+    assert agentctl("--prefix", prefix, "ps").returncode == 1
+
+
+def test_a_private_kernel_after_ctrl_c(prefix):
+    command = [f"{BIN}/agentctl", "--prefix", prefix, "run", "--", "/bin/sh", "-c", "echo up; exec sleep 60"]
+    with subprocess.Popen(command, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as run:
+        assert run.stdout.readline() == "up\n"
+        run.send_signal(signal.SIGINT)
+        assert run.wait(60) == 130
+        assert "record stays" in run.stderr.read()
+
+
+def test_without_a_kernel_others_than_root_are_told(prefix):
+    os.chmod(prefix, 0o755)
+    done = agentctl("--prefix", prefix, "run", "--", "/bin/true", user=4242, group=4242, extra_groups=[])
+    assert done.returncode == 125
+    assert "only root can start one" in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+def test_ctrl_c_is_sigint(kernel):
+    with kernel.begin("run", "--", "/bin/bash", "-c",
+                      "trap 'echo INT; exit 7' INT; echo ready; while :; do sleep 0.05; done") as run:
+        assert run.stdout.readline() == "ready\n"
+        run.send_signal(signal.SIGINT)
+        assert run.wait(30) == 7
+        assert run.stdout.read() == "INT\n"
+
+
+def test_ctrl_c_twice_kills(kernel):
+    with kernel.begin("run", "--name", "deaf", "--", "/bin/bash", "-c",
+                      "trap 'echo again' INT; trap '' TERM; echo ready; while :; do sleep 0.05; done") as run:
+        assert run.stdout.readline() == "ready\n"
+        run.send_signal(signal.SIGINT)
+        assert run.stdout.readline() == "again\n"
+        run.send_signal(signal.SIGINT)
+        assert run.wait(30) == 137
+    assert kernel.agent(kernel.json("inspect", "deaf")["id"])["why"] == "killed"
+
+
+def test_sigterm_is_passed_on(kernel):
+    with kernel.begin("run", "--", "/bin/sh", "-c", "echo ready; exec sleep 60") as run:
+        assert run.stdout.readline() == "ready\n"
+        run.send_signal(signal.SIGTERM)
+        assert run.wait(30) == 143
+
+
+def test_nobody_reads_on(kernel):
+    """As SIGPIPE would: the agent is asked to end."""
+    with kernel.begin("run", "--name", "chatter", "--", "/bin/bash", "-c",
+                      "while :; do echo line; sleep 0.01; done") as run:
+        assert run.stdout.readline() == "line\n"
+        run.stdout.close()
+        run.wait(30)
+    kernel.until_state(kernel.json("inspect", "chatter")["id"], "dead")
+
+
+BAD = [
+    ((), 2, "What to run is missing"), (("--memory", "lots"), 2, "lots"), (("--name", "1st"), 2, "'1st'"),
+    (("--mode", "mild"), 2, "strict, enforce, audit"), (("--deny", "NOPE"), 125, "no system call is named"),
+    (("--pids", "1"), 2, "from 3"), (("--cwd", "here"), 2, "absolute"), (("--timeout", "-3"), 2, "-3"),
+    (("--deny", "OPEN:../x"), 125, "must start with '/'"), (("--nope",), 2, "No such option"),
+    (("--env", "NOT_SET_ANYWHERE"), 2, "NAME=VALUE"),
+]
+
+
+@pytest.mark.parametrize(("flags", "status", "told"), BAD)
+def test_bad_options(kernel, flags, status, told):
+    done = kernel.ctl("run", *flags, *(("--", "true") if flags else ()))
+    assert told in done.stderr, done.stderr
+    assert done.returncode == status
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(("args", "status", "told"), [
+    (("run", "--", "sh", "-c", "x" * 131_000, "x" * 9_999), 125, "over"), (("wait", "99999"), 125, "no such agent"),
+    (("rm", "99999"), 1, "no such agent"), (("logs", "nobody"), 1, "'nobody'"), (("stop", "99999"), 1, "no such agent"),
+    (("verify", "99999"), 1, "no such agent"), (("trace", "99999"), 1, "no such agent"),
+    (("inspect", "9" * 99), 1, "no such agent"),
+])
+def test_one_clear_error(kernel, args, status, told):
+    done = kernel.ctl(*args)
+    assert told in done.stderr, done.stderr
+    assert done.returncode == status
+    assert "Traceback" not in done.stderr
+    assert done.stdout == ""
+
+
+def test_waiting_with_a_limit(kernel):
+    agent = kernel.spawn("--", "/bin/sleep", "60")
+    late = kernel.ctl("wait", "--timeout", "0.1", agent, check=124)
+    assert "still running" in late.stderr
+    kernel.ctl("rm", "-f", agent, check=0)
+
+
+def test_listings_as_json(kernel):
+    assert {row["name"] for row in kernel.json("signals")} >= {"SIGPOLICY", "SIGTERM"}
+    assert {row["name"] for row in kernel.json("syscalls")} >= {"OPEN", "SPAWN"}
+    doctor = kernel.json("doctor")
+    assert all(row["state"] == "on" or row["remedy"] for row in doctor)
+    info = kernel.json("info")
+    assert (info["prefix"], info["faults"], info["pid"]) == (kernel.prefix, 0, kernel.process.pid)

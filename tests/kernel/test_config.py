@@ -1,6 +1,7 @@
 """Configuration: one table of keys; what is wrong is named with its remedy."""
 
 import pytest
+
 from agentix_kernel.config import KEYS, ConfigError, load
 
 

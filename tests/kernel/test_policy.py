@@ -3,10 +3,11 @@
 import errno
 
 import pytest
-from agentix_kernel.policy import Policy, parse_rule
-from agentix_syscalls.errors import CallError
 from hypothesis import given
 from hypothesis import strategies as st
+
+from agentix_kernel.policy import Policy, parse_rule
+from agentix_syscalls.errors import CallError
 
 
 @pytest.mark.parametrize(("rule", "path", "covered"), [

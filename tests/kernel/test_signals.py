@@ -3,6 +3,9 @@
 import errno
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
 from agentix_kernel.signals import Deed, SignalState
 from agentix_syscalls import calls
 from agentix_syscalls.errors import CallError
@@ -21,8 +24,6 @@ from agentix_syscalls.signals import (
     SIGUSR1,
     bit,
 )
-from hypothesis import given
-from hypothesis import strategies as st
 
 UNSTOPPABLE = [SIGKILL, SIGPOLICY, SIGTRUST]
 

@@ -29,6 +29,7 @@ class LiveKernel:
     config: str = ""
     begun: int = 0
     known: dict = field(factory=dict)
+    wrapper: tuple[str, ...] = ()
 
     def start(self) -> None:
         if self.config:
@@ -36,7 +37,7 @@ class LiveKernel:
                 file.write(self.config)
         with open(f"{self.prefix}/agentd.log", "ab") as log:
             self.begun = log.tell()
-            self.process = subprocess.Popen([f"{BIN}/agentd", "--prefix", self.prefix], stderr=log)
+            self.process = subprocess.Popen([*self.wrapper, f"{BIN}/agentd", "--prefix", self.prefix], stderr=log)
         self.until(lambda: "ready:" in self.log(self.begun) or self.process.poll() is not None, READY_S)
         assert self.process.poll() is None, self.log()
 

@@ -1,6 +1,7 @@
 """Boot and shutdown as operators see them: the order, what is refused and how it is said, both ends of a kernel."""
 
 import contextlib
+import json
 import os
 import signal
 import subprocess
@@ -125,6 +126,44 @@ def test_a_mount_point_in_use_is_refused_and_left_alone(make_kernel):
         subprocess.run(["umount", f"{live.prefix}/agent"], check=True)
     live.start()  # nothing of the failed boot is in the way
     live.ctl("ps", check=0)
+
+
+WITHOUT_LANDLOCK = """
+import errno, os, sys
+import pyseccomp as seccomp
+rules = seccomp.SyscallFilter(seccomp.ALLOW)
+rules.set_attr(seccomp.Attr.CTL_NNP, 0)
+for call in ("landlock_create_ruleset", "landlock_add_rule", "landlock_restrict_self"):
+    rules.add_rule(seccomp.ERRNO(errno.ENOSYS), call)
+rules.load()
+os.execv(sys.argv[1], sys.argv[1:])
+"""
+
+
+def test_a_missing_layer_is_refused_until_it_is_accepted_by_name(make_kernel):
+    """A Linux without Landlock, as the daemon sees it."""
+    live = make_kernel(start=False)
+    live.wrapper = (sys.executable, "-c", WITHOUT_LANDLOCK)
+    refused = subprocess.run([*live.wrapper, f"{BIN}/agentd", "--prefix", live.prefix], capture_output=True, text=True,
+                             timeout=60, check=False)
+    assert refused.returncode == 1
+    assert "landlock: " in refused.stderr
+    assert "remedy: boot with lsm=landlock" in refused.stderr
+    assert "accept_missing" in refused.stderr
+    assert live.traces() == []
+    live.config += "accept_missing = ['landlock']\n"
+    live.start()
+    assert "accepted as missing: landlock" in live.log()
+    agent = live.spawn("--", "/bin/sleep", "60")
+    assert live.agent(agent)["degraded"] == ["landlock"]
+    assert "without landlock" in live.ctl("ps", check=0).stdout
+    row = next(row for row in live.json("doctor") if row["layer"] == "landlock")
+    assert (row["state"], row["accepted"], row["required"]) == ("off", True, True)
+    assert live.rows("trace")[0]["data"]["layers_accepted"] == ["landlock"]
+    with open(live.tree(agent, "proc/status")) as file:
+        assert "Missing:\tlandlock\n" in file.read()
+    told = json.loads(live.ctl("verify", agent, "--json", check=1).stdout)
+    assert [row["layer"] for row in told["layers"] if row["state"] == "off"] == ["landlock"]
 
 
 def test_in_the_background(make_kernel):

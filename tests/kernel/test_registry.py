@@ -1,0 +1,138 @@
+"""What outlives a kernel about agents: ids never twice, uids one agent's, files that a crash or a full disk spares."""
+
+import errno
+import json
+import os
+
+import pytest
+
+from agentix_kernel.config import Config, ConfigError, load
+from agentix_kernel.policy import Policy, parse_rule
+from agentix_kernel.process import Command, End, Process, State, Why
+from agentix_kernel.registry import Registry, claim_range
+from agentix_kernel.world import Limits
+from agentix_syscalls.errors import CallError
+
+
+@pytest.fixture
+def root(tmp_path):
+    (tmp_path / "agents").mkdir()
+    return str(tmp_path / "agents")
+
+
+def agent(registry, **more):
+    number = registry.next_id()
+    policy = Policy("strict", (parse_rule("WRITE:/state"),), 3)
+    made = Process(number, 1, f"agent-{number}", registry.claim_uid(), 0, Command("exec", ("sleep", "1")),
+                   Limits(timeout_s=2.5), policy, 1234)
+    for name, value in more.items():
+        setattr(made, name, value)
+    return made
+
+
+def test_an_agent_comes_back_as_it_was(root):
+    registry = Registry(root, 5000)
+    end = End(Why.POLICY, None, "SIGPOLICY", "WRITE is denied", "deny WRITE:/state")
+    registry.save(agent(registry, state=State.DEAD, end=end, ended_wall_ns=99, calls=7, denials=2))
+    found, = Registry(root, 5000).load()
+    assert (found.id, found.uid, found.name, found.state, found.end) == (1, 5000, "agent-1", State.DEAD, end)
+    assert (found.limits.timeout_s, found.policy.mode, found.policy.spawn_max) == (2.5, "strict", 3)
+    assert [rule.text for rule in found.policy.rules] == ["WRITE:/state"]
+    assert (found.calls, found.denials, found.ended_wall_ns) == (7, 2, 99)
+
+
+def test_ids_are_never_given_twice(root):
+    registry = Registry(root, 5000)
+    last = [registry.next_id() for _ in range(3)][-1]
+    again = Registry(root, 5000)
+    assert again.load() == []
+    assert again.next_id() == last + 1  # also those whose agents left nothing
+    assert os.listdir(f"{root}/{last + 1}") == []
+
+
+def test_a_half_made_agent_is_swept(root):
+    registry = Registry(root, 5000)
+    registry.save(agent(registry))
+    registry.next_id()
+    assert len(Registry(root, 5000).load()) == 1
+    assert sorted(os.listdir(root)) == ["1", "last-id"]
+
+
+def test_uids_of_the_dead_are_theirs_until_they_are_removed(root):
+    registry = Registry(root, 5000, 3)
+    made = [agent(registry) for _ in range(3)]
+    for one in made:
+        registry.save(one)
+    assert {one.uid for one in made} == {5000, 5001, 5002}
+    again = Registry(root, 5000, 3)
+    found = again.load()
+    with pytest.raises(CallError, match="all 3 uids are taken") as caught:
+        again.claim_uid()
+    assert caught.value.number == errno.EAGAIN
+    again.forget(found[1])
+    assert again.claim_uid() == found[1].uid
+    assert not os.path.exists(f"{root}/{found[1].id}")
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"id": 1}'])
+def test_a_record_that_is_none_stops_the_boot_by_name(root, content):
+    os.mkdir(f"{root}/1")
+    with open(f"{root}/1/agent.json", "w") as file:
+        file.write(content)
+    with pytest.raises(ConfigError, match=r"1/agent.json: not an agent's record"):
+        Registry(root, 5000).load()
+
+
+def test_a_full_disk_puts_saving_off(root, monkeypatch):
+    registry = Registry(root, 5000)
+    one, two = agent(registry), agent(registry)
+    registry.save(one)
+    room = False
+    replace = os.replace
+
+    def full(old, new):
+        if not room:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), new)
+        replace(old, new)
+
+    monkeypatch.setattr(os, "replace", full)
+    for process in (one, two):
+        process.state = State.DEAD
+        registry.save(process)
+    registry.forget(two)
+    room = True
+    registry.retry()
+    with open(f"{root}/1/agent.json") as file:
+        assert json.load(file)["state"] == "dead"
+    assert not os.path.exists(f"{root}/2")
+
+
+def test_no_room_for_another_agent(root, monkeypatch):
+    registry = Registry(root, 5000)
+    monkeypatch.setattr(os, "mkdir", lambda *_: (_ for _ in ()).throw(OSError(errno.ENOSPC, "No space left on device")))
+    with pytest.raises(CallError, match="no room for another agent") as caught:
+        registry.next_id()
+    assert caught.value.number == errno.ENOSPC
+    assert "make room" in caught.value.remedy
+
+
+def config_of(folder, **more):
+    given = load(str(folder))
+    os.makedirs(given.state_dir, exist_ok=True)
+    return Config(given.prefix, given.source, given.values | more)
+
+
+def test_two_kernels_never_share_a_range(tmp_path):
+    one, two = (claim_range(config_of(tmp_path / name)) for name in ("one", "two"))
+    try:
+        assert one.first != two.first
+        assert one.first % 65536 == two.first % 65536 == 0
+        with pytest.raises(ConfigError, match="in use by another kernel"):
+            claim_range(config_of(tmp_path / "one"))
+    finally:
+        one.release()
+        two.release()
+    again = claim_range(config_of(tmp_path / "one"))
+    assert again.first == one.first
+    again.release()
+    assert claim_range(config_of(tmp_path / "three", uid_first=77)).first == 77

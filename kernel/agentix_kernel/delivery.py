@@ -17,7 +17,7 @@ END_WORDS = {
 
 def send(kernel: Kernel, target: Process, number: int, sender: int, why: str, rule: str = "") -> int:
     """Deliver a signal to a living agent. Returns the sequence of its record; the caller flushes."""
-    deed = target.signals.post(number, sender, why)
+    deed = target.signals.post(number, sender, why, own=sender == target.id)
     seq = kernel.record(records.SIGNAL, target, verdict=records.ALLOWED, rule=rule,
                         data=(BY_NUMBER[number].name, sender, why, deed.value))
     kernel.flush()  # recorded before it has an effect
@@ -68,7 +68,8 @@ def _forward(kernel: Kernel, target: Process, what: Pending) -> None:
     assert linux is not None
     if target.sandbox is not None:
         target.sandbox.signal(linux)
-    if what.number == signals.SIGTERM:
+    if what.number == signals.SIGTERM and not target.terminating:
+        target.terminating = True
         kernel.start(_kill_later, kernel, target)
 
 

@@ -6,6 +6,7 @@ from agentix_kernel import delivery
 from agentix_kernel.kernel import Kernel
 from agentix_kernel.policy import AUDIT, STRICT
 from agentix_kernel.process import Process
+from agentix_kernel.world import DeniedCall
 from agentix_syscalls import records
 from agentix_syscalls.errors import CallError
 
@@ -26,6 +27,17 @@ def refuse(kernel: Kernel, process: Process, enforcer: str, call: str, about: st
     if process.policy.mode == STRICT:
         delivery.sigpolicy(kernel, process, f"{message} ({rule})", rule)
     return CallError(errno.EPERM, message, rule=rule, remedy="ask with CHECKPOLICY beforehand; read policy/effective")
+
+
+def by_seccomp(kernel: Kernel, process: Process, call: DeniedCall, who: str) -> None:
+    """A process of the agent, or of a tool that works for it (`who` says which), made a Linux call that is refused."""
+    message, rule = f"the Linux call {call.name} is refused", f"seccomp {call.name}"
+    if call.fatal:
+        _note(kernel, process, records.DENIED, "seccomp", call.name, who, message, rule)
+        delivery.sigpolicy(kernel, process, f"{message}, and no honest agent makes it", rule)
+    else:
+        refuse(kernel, process, "seccomp", call.name, who, message, rule)
+    kernel.flush()
 
 
 def _note(kernel: Kernel, process: Process, verdict: int, enforcer: str, call: str, about: str, message: str,

@@ -24,6 +24,8 @@ NAMES_A_LINK: Final = frozenset({"UNLINK", "RENAME", "MKDIR"})
 """Calls about the last name of a path itself, even when it is a symbolic link."""
 NOTED_BYTES: Final = 256
 """Values longer than this are told by their size in the record."""
+WAITS_MAX: Final = 1024
+"""Calls of one agent that wait: each is a task of the kernel's."""
 NOTED_DEPTH: Final = 4
 """Values nested deeper likewise: whoever reads the record must be able to decode it within wire.DEPTH_MAX."""
 
@@ -57,12 +59,18 @@ class Session:
     send_now: Callable[[bytes], None]
     drop: Callable[[], None]
     greeted: bool = False
+    owed: int = 0
+    """Bytes of replies that were made and have not left the kernel's tick."""
     pending: dict[int, trio.CancelScope] = field(factory=dict[int, trio.CancelScope])
     outbox: list[bytes] = field(factory=list[bytes])
     closed: bool = False
 
     def send(self, data: bytes) -> None:
         """A reply leaves, unless its agent is stopped (then when it continues) or ending (then never)."""
+        self.owed -= len(data)
+        self._release(data)
+
+    def _release(self, data: bytes) -> None:
         if self.closed or self.process.doom is not None:
             return
         if self.process.held:
@@ -73,7 +81,7 @@ class Session:
     def resume(self) -> None:
         waiting, self.outbox = self.outbox, []
         for data in waiting:
-            self.send(data)
+            self._release(data)
 
     def cancel_all(self) -> None:
         for scope in list(self.pending.values()):
@@ -145,22 +153,15 @@ def judge(kernel: Kernel, process: Process, call: Call, path_at: tuple[int, ...]
     """Hold a call against the policy. Raises CallError(EPERM); in strict mode the caller is ended as well."""
     policy = process.policy
     about: list[tuple[str, bytes | None]] = []
-    if call.name == "OPEN":
-        access = args[1] & calls.O_ACCMODE
-        names = ["OPEN"]
-        if access != calls.O_WRONLY:
-            names.append("READ")
-        if access != calls.O_RDONLY or args[1] & (calls.O_CREAT | calls.O_TRUNC):
-            names.append("WRITE")
-        about = [(name, args[0]) for name in names if policy.guards(name)]
-        about = [(name, kernel.tree.canonical(process.id, path)) for name, path in about if path is not None]
-    elif policy.guards(call.name):
+    for name in _asked(kernel, process, call, args):
+        if not policy.guards(name):
+            continue
         if path_at:
-            follow = call.name not in NAMES_A_LINK
-            about = [(call.name, kernel.tree.canonical(process.id, args[at], follow=follow)) for at in path_at]
+            follow = call.name not in NAMES_A_LINK and not (call.name == "STAT" and args[1] & calls.AT_SYMLINK_NOFOLLOW)
+            about += [(name, kernel.tree.canonical(process.id, args[at], follow=follow)) for at in path_at]
         else:
-            file = process.handles.get(args[0]) if call.name in {"READ", "WRITE"} else None
-            about = [(call.name, file.path if file is not None else None)]
+            file = process.handles.get(args[0]) if name in {"READ", "WRITE"} else None
+            about.append((name, file.path if file is not None else None))
     for name, path in about:
         decision = policy.decide(name, path)
         if not decision.allowed:
@@ -168,6 +169,24 @@ def judge(kernel: Kernel, process: Process, call: Call, path_at: tuple[int, ...]
             refused = denials.violate(kernel, process, "dispatch", name, shown, decision.message, decision.rule)
             if refused is not None:
                 raise refused
+
+
+def _asked(kernel: Kernel, process: Process, call: Call, args: list[Any]) -> tuple[str, ...]:
+    """The calls whose rules a call is held against: what opens or cuts a file also reads or writes it."""
+    if call.name == "TRUNCATE":
+        return ("TRUNCATE", "WRITE")
+    if call.name != "OPEN":
+        return (call.name,)
+    path, flags = args[0], args[1]
+    access = flags & calls.O_ACCMODE
+    names = ["OPEN"]
+    if access != calls.O_WRONLY:
+        names.append("READ")
+    if access != calls.O_RDONLY or flags & (calls.O_CREAT | calls.O_TRUNC):
+        names.append("WRITE")
+    if flags & calls.O_TRUNC and kernel.tree.exists(process.id, path):
+        names.append("TRUNCATE")
+    return tuple(names)
 
 
 def _hello(session: Session, version: int, features: int) -> list[Any]:
@@ -186,6 +205,11 @@ def _wait_for(session: Session, entry: Entry, user_data: int, args: list[Any],
     if user_data in session.pending:
         coroutine.close()
         raise CallError(errno.EINVAL, f"{entry.call.name}: user data {user_data} is in use by a call that waits")
+    if session.process.waits >= WAITS_MAX:
+        coroutine.close()
+        raise CallError(errno.EAGAIN, f"{entry.call.name}: {WAITS_MAX} calls of this agent wait already",
+                        remedy="let some of them end")
+    session.process.waits += 1
     scope = session.pending[user_data] = trio.CancelScope()
     session.kernel.nursery.start_soon(_finish, session, entry, user_data, args, coroutine, scope)
 
@@ -202,19 +226,24 @@ async def _finish(session: Session, entry: Entry, user_data: int, args: list[Any
             if isinstance(result, Recorded):
                 seq, result = result.seq, result.value
             reply = wire.frame(operation, wire.F_REPLY, user_data, wire.pack(result))
-        session.pending.pop(user_data, None)
+        _waited(session, user_data)
         if scope.cancelled_caught:
             _note(kernel, process, entry, args, records.FAILED, errno.ECANCELED, "its caller went away")
         else:
             noted = _note(kernel, process, entry, args, records.ALLOWED)
             kernel.post(session, reply, noted if entry.call.durable else seq)
     except CallError as error:
-        session.pending.pop(user_data, None)
+        _waited(session, user_data)
         _fail(session, entry, operation, user_data, args, error, denied=bool(error.rule))
     except Exception as error:
-        session.pending.pop(user_data, None)
+        _waited(session, user_data)
         _internal(session, entry, operation, user_data, args, error)
     kernel.flush()
+
+
+def _waited(session: Session, user_data: int) -> None:
+    session.pending.pop(user_data, None)
+    session.process.waits -= 1
 
 
 def _fail(session: Session, entry: Entry | None, operation: int, user_data: int, args: Any, error: CallError, *,
@@ -236,7 +265,9 @@ def _refuse_unrecorded(session: Session, operation: int, user_data: int) -> None
     error = CallError(getattr(failed, "errno", None) or errno.ENOSPC, f"nothing can be recorded: {failed}",
                       remedy="the operator must make room on the disk of the journal")
     body = wire.pack(error.reason().to_wire())
-    session.send(wire.frame(operation, wire.F_REPLY | wire.F_ERROR, user_data, body))
+    reply = wire.frame(operation, wire.F_REPLY | wire.F_ERROR, user_data, body)
+    session.owed += len(reply)
+    session.send(reply)
 
 
 def _internal(session: Session, entry: Entry | None, operation: int, user_data: int, args: Any,

@@ -43,6 +43,10 @@ class MountGate:
         if refused is not None:
             raise Withheld(process.id) if process.policy.mode == STRICT else refused
 
+    def ending(self, who: Who) -> bool:
+        process = self.kernel.table.by_id.get(who.agent)
+        return process is not None and process.doom is not None
+
     def record(self, who: Who, operation: str, agent: int, path: bytes, error: int) -> None:
         """Opens that reach us, creates, renames, removals, denials; of agents only: the host's people browse freely."""
         del agent

@@ -45,6 +45,7 @@ class Replier(Protocol):
     """A connection, as far as the kernel's tick knows it."""
 
     process: Process
+    owed: int
 
     def send(self, data: bytes) -> None: ...
 
@@ -104,6 +105,7 @@ class Kernel:
 
     def post(self, to: Replier, data: bytes, durable_seq: int = 0) -> None:
         """Queue a reply: after the next flush, and when `durable_seq` is given, after that record is durable."""
+        to.owed += len(data)
         if durable_seq > self.journal.durable:
             self._waiting.append((durable_seq, to, data))
         else:

@@ -80,9 +80,13 @@ def _admit(kernel: Kernel, command: Command, limits: Limits, policy: Policy, nam
     if name is not None and name in kernel.table.by_name:
         raise CallError(errno.EEXIST, f"spawn: the name {name!r} is taken",
                         remedy="choose another, or `agentctl rm` the dead agent that has it")
-    if parent is not None and parent.spawned >= parent.policy.spawn_max:  # asked again: several may ask in one tick
-        raise CallError(errno.EPERM, f"spawn: agent {parent.id} may spawn {parent.policy.spawn_max} agents, and did",
-                        rule=f"spawn at most {parent.policy.spawn_max}")
+    if parent is not None:
+        if parent.doom is not None:  # it ended after it asked: what it spawned has fallen with it already
+            raise CallError(errno.ECANCELED, f"spawn: agent {parent.id} is ending")
+        if parent.spawned + family_of(policy) > parent.policy.spawn_max:  # asked again: several may ask in one tick
+            raise CallError(errno.EPERM, f"spawn: the {parent.policy.spawn_max} agents that agent {parent.id} may "
+                            "spawn are spawned, or promised to its children",
+                            rule=f"spawn at most {parent.policy.spawn_max}")
     agent = kernel.registry.next_id()
     uid = kernel.registry.claim_uid()
     process = Process(agent, 1, name or f"agent-{agent}", uid, parent.id if parent else 0, command, limits, policy,
@@ -90,8 +94,15 @@ def _admit(kernel: Kernel, command: Command, limits: Limits, policy: Policy, nam
     kernel.table.add(process)
     if parent is not None:
         parent.children.add(agent)
-        parent.spawned += 1
+        parent.spawned += family_of(policy)
     return process
+
+
+def family_of(policy: Policy) -> int:
+    """What a child takes of what its parent may spawn: itself, and what it may spawn in its turn. Else a chain of
+    children, each of which may spawn one, would never end.
+    """
+    return 1 + policy.spawn_max
 
 
 async def _launch(kernel: Kernel, process: Process) -> None:
@@ -148,7 +159,7 @@ def _unmake(kernel: Kernel, process: Process) -> None:
     parent = kernel.table.by_id.get(process.parent)
     if parent is not None:
         parent.children.discard(process.id)
-        parent.spawned -= 1
+        parent.spawned -= family_of(process.policy)
     forget(kernel, process)
     process.gone.set()
 
@@ -164,16 +175,7 @@ def forget(kernel: Kernel, process: Process) -> None:
 
 def _watch(kernel: Kernel, process: Process) -> Watch:
     def denied(call: DeniedCall) -> None:
-        message = f"the Linux call {call.name} is refused"
-        rule = f"seccomp {call.name}"
-        if call.fatal:
-            kernel.record(records.DENIAL, process, verdict=records.DENIED, rule=rule,
-                          data=("seccomp", call.name, f"pid {call.pid}", message))
-            process.denials += 1
-            delivery.sigpolicy(kernel, process, f"{message}, and no honest agent makes it", rule)
-        else:
-            denials.refuse(kernel, process, "seccomp", call.name, f"pid {call.pid}", message, rule)
-        kernel.flush()
+        denials.by_seccomp(kernel, process, call, f"pid {call.pid}")
 
     def out_of_memory() -> None:
         detail = f"out of memory: over the limit of {process.limits.memory_bytes} bytes"

@@ -13,6 +13,9 @@ from attrs import define, field
 MARK: Final = struct.Struct("<QII")
 """wall_ns, stream (1 stdout, 2 stderr), length in bytes."""
 
+MARKS_SHARE: Final = 4
+"""Marks take up to this part of what the output may: one that comes byte by byte is rotated sooner."""
+
 
 @define
 class AgentLog:
@@ -27,15 +30,17 @@ class AgentLog:
     _data: int = -1
     _marks: int = -1
     _size: int = 0
+    _marked: int = 0
+    """Size of the marks."""
 
     def append(self, stream: int, data: bytes, wall_ns: int) -> None:
         """Keep a piece of output. A full disk loses the piece, never the agent or the kernel."""
         self._open()
-        if self._size >= self.limit_bytes:
+        if self._size >= self.limit_bytes or self._marked >= self.limit_bytes // MARKS_SHARE:
             self._rotate()
         try:
             os.pwrite(self._data, data, self._size)
-            os.write(self._marks, MARK.pack(wall_ns, stream, len(data)))
+            self._marked += os.write(self._marks, MARK.pack(wall_ns, stream, len(data)))
         except OSError:
             os.ftruncate(self._data, self._size)
             return
@@ -84,7 +89,7 @@ class AgentLog:
         flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
         self._data = os.open(f"{self.folder}/log", flags, 0o600)
         self._marks = os.open(f"{self.folder}/log.marks", flags | os.O_APPEND, 0o600)
-        self._size = os.fstat(self._data).st_size
+        self._size, self._marked = (os.fstat(fd).st_size for fd in (self._data, self._marks))
         self.mtime_ns = os.fstat(self._data).st_mtime_ns
 
     def _rotate(self) -> None:
@@ -93,7 +98,7 @@ class AgentLog:
             os.ftruncate(self._data, 0)
             os.ftruncate(self._marks, 0)
             os.lseek(self._marks, 0, os.SEEK_SET)
-            self._size = 0
+            self._size = self._marked = 0
             return
         os.close(self._data)
         os.close(self._marks)

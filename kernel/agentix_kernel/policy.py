@@ -94,10 +94,13 @@ class Policy:
         return self._decide_move(path) if call == "RENAME" and path is not None else ALLOW
 
     def _decide_move(self, path: bytes) -> Decision:
-        """A rename of a folder may not carry off what a rule names by its path: it would be out of the rule's reach."""
+        """A rename may neither carry off what a rule names by its path, nor move anything out of a folder that a rule
+        names or into it: it would be out of the rule's reach, or come there past it.
+        """
         parts = _parts(path)
         for rule in self.rules:
-            if rule.prefix[:len(parts)] == parts and rule.prefix:
+            common = min(len(rule.prefix), len(parts))
+            if rule.prefix and rule.prefix[:common] == parts[:common]:
                 shown = path.decode("utf-8", "replace")
                 return Decision(allowed=False, rule=f"deny {rule.text}",
                                 message=f"RENAME {shown} would move what the rule is about")

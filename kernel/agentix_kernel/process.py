@@ -139,6 +139,10 @@ class Process:
     denials: int = 0
     last_denial: str = ""
     tools: int = 0
+    waits: int = 0
+    """Its calls that wait."""
+    terminating: bool = False
+    """It got a SIGTERM that no handler of its own takes; the proven kill follows."""
     ended_wall_ns: int = 0
     usage: Usage = field(factory=Usage)
     held: bool = False

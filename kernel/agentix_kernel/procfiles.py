@@ -4,10 +4,12 @@ import errno
 from collections.abc import Mapping
 
 import trio
+from attrs import define
 
-from agentix_kernel import delivery
+from agentix_kernel import delivery, denials
 from agentix_kernel.control import flight
 from agentix_kernel.kernel import Kernel
+from agentix_kernel.policy import ALLOW
 from agentix_kernel.process import Process
 from agentix_syscalls import signals
 from agentix_syscalls.errors import CallError
@@ -15,6 +17,31 @@ from agentix_vfs.synthetic import Entry, Growing, Synthetic, Waiting
 from agentix_vfs.who import Who
 
 TRACE_RECORDS = 200
+TRACE_DEBT_MAX_S = 0.3
+TRACE_SHARE = 0.05
+"""Reading the record takes the kernel's own time: this share of it for one agent's trace, and so much at once."""
+
+
+@define
+class Trace:
+    """What proc/trace says. `debt_s`: kernel's time that was spent on it and is not yet paid off by waiting."""
+
+    kernel: Kernel
+    process: Process
+    debt_s: float = 0
+    _at_ns: int = 0
+
+    def read(self) -> bytes:
+        """Raises CallError(EAGAIN) when it is read too often."""
+        now = self.kernel.world.clock.monotonic_ns
+        begun = now()
+        self.debt_s = max(0.0, self.debt_s - (begun - self._at_ns) / 1e9 * TRACE_SHARE)
+        self._at_ns = begun
+        if self.debt_s > TRACE_DEBT_MAX_S:
+            raise CallError(errno.EAGAIN, "proc/trace: read too often", remedy="wait some seconds")
+        found = flight.last(self.kernel.journal, TRACE_RECORDS, self.process.id)
+        self.debt_s += (now() - begun) / 1e9
+        return "".join(f"{flight.line(record)}\n" for record in found).encode()
 
 
 def proc(kernel: Kernel, process: Process) -> Mapping[str, Entry]:
@@ -42,7 +69,7 @@ def proc(kernel: Kernel, process: Process) -> Mapping[str, Entry]:
                                     for fd, handle in sorted(process.handles.items()))),
         "signal": Synthetic(lambda: _signals(process).encode(), note, mode=0o600),
         "log": Growing(log_size, log_read),
-        "trace": _text(lambda: _trace(kernel, process)),
+        "trace": Synthetic(Trace(kernel, process).read),
         "wait": Waiting(wait),
     }
 
@@ -105,10 +132,6 @@ def _ended(process: Process) -> str:
     return f"{process.id} {end.why.value} {code or end.signal} {end.status}\n"
 
 
-def _trace(kernel: Kernel, process: Process) -> str:
-    return "".join(f"{flight.line(record)}\n" for record in flight.last(kernel.journal, TRACE_RECORDS, process.id))
-
-
 def _signal(kernel: Kernel, process: Process, who: Who, data: bytes) -> None:
     """`echo STOP > signal`: judged now, done after the write was answered, or a self-stopper would never freeze."""
     try:
@@ -119,6 +142,14 @@ def _signal(kernel: Kernel, process: Process, who: Who, data: bytes) -> None:
         raise CallError(errno.ESRCH, f"agent {process.id} has ended")
     if who.uid != 0 and (who.agent != process.id or row.operator_only):
         raise CallError(errno.EPERM, f"{row.name} to agent {process.id}: not yours to send")
+
+    decision = process.policy.decide("SIGNAL") if who.agent else ALLOW
+    if not decision.allowed:
+        refused = denials.violate(kernel, process, "signals", "SIGNAL", f"agent {process.id}", decision.message,
+                                  decision.rule)
+        kernel.flush()
+        if refused is not None:
+            raise refused
 
     async def later() -> None:
         await trio.lowlevel.checkpoint()

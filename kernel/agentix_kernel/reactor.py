@@ -27,8 +27,8 @@ RECV_BYTES: Final = 65536
 """At most 128 KiB, or CPython's buffer goes through mmap at every call."""
 FRAMES_A_TICK: Final = 64
 """Frames of one connection served before others get their turn."""
-UNSENT_MAX_BYTES: Final = 4 << 20
-"""Replies that a connection may leave unread; beyond, its requests are not read."""
+UNSENT_MAX_BYTES: Final = 1 << 20
+"""Replies that a connection may leave unread; beyond, its requests are neither read nor served."""
 OUTPUT_A_TICK_BYTES: Final = 65536
 PEERCRED: Final = struct.Struct("3i")
 EVENTS_A_TICK: Final = 256
@@ -86,7 +86,9 @@ class Connection:
             end = start + wire.HEADER_BYTES + length
             if len(unread) < end:
                 break
-            if served == FRAMES_A_TICK:
+            if len(self.unsent) > UNSENT_MAX_BYTES:
+                break  # goes on when the agent has read
+            if served == FRAMES_A_TICK or self.session.owed > UNSENT_MAX_BYTES:
                 self.reactor.backlog.add(self)
                 break
             body = bytes(unread[start + wire.HEADER_BYTES:end])
@@ -120,6 +122,8 @@ class Connection:
             return
         del self.unsent[:sent]
         self._want()
+        if self.unread and len(self.unsent) <= UNSENT_MAX_BYTES:
+            self.reactor.backlog.add(self)
 
     def _want(self) -> None:
         """Read only while the agent reads its replies and is not stopped; write only while there is something."""

@@ -42,17 +42,22 @@ class SignalState:
     dispositions: dict[int, int] = field(factory=dict[int, int])
     pending: dict[int, Pending] = field(factory=dict[int, Pending])
 
-    def post(self, number: int, sender: int, why: str) -> Deed:
-        """A signal arrives. Returns what to do now."""
+    def post(self, number: int, sender: int, why: str, *, own: bool = False) -> Deed:
+        """A signal arrives; `own`: its receiver sent it. Returns what to do now.
+
+        An own SIGCONT continues nothing: a stop that is under way, or deferred, is not the agent's to undo.
+        """
         row = BY_NUMBER[number]
         if row.default is Default.KILL:
             return Deed.KILL
         masked = bool(self.mask & bit(number))
         arrived = Pending(number, sender, why)
         if number == table.SIGSTOP:
+            if number in self.pending:
+                return Deed.PENDING  # deferred already, and stops it when that one's time is up
             return self._keep(arrived, Deed.DEFER_STOP) if masked else Deed.STOP
         disposition = self.dispositions.get(number, calls.SIG_DFL)
-        if number == table.SIGCONT:
+        if number == table.SIGCONT and not own:
             self.pending.pop(table.SIGSTOP, None)
             return self._keep(arrived, Deed.CONTINUE) if masked or disposition == calls.SIG_HANDLE else Deed.CONTINUE
         if disposition == calls.SIG_IGN:
@@ -91,9 +96,9 @@ class SignalState:
         return old, self._release(old & ~self.mask)
 
     def take(self, wanted: int) -> Pending | None:
-        """SIGWAIT: the lowest pending signal of a set, masked or not."""
+        """SIGWAIT: the lowest pending signal of a set, masked or not. A deferred SIGSTOP stays, and stops the agent."""
         for number in sorted(self.pending):
-            if wanted & bit(number):
+            if wanted & bit(number) and number != table.SIGSTOP:
                 return self.pending.pop(number)
         return None
 

@@ -11,6 +11,7 @@ from typing import Any, Final
 import trio
 from attrs import define, field, frozen
 
+from agentix_kernel import denials
 from agentix_kernel.kernel import Kernel
 from agentix_kernel.process import Process
 from agentix_kernel.world import Confined, DeniedCall, LaunchError, Sandbox, Watch
@@ -125,11 +126,7 @@ async def _confined(kernel: Kernel, caller: Process, uid: int, argv: tuple[str, 
 
 async def _launch(kernel: Kernel, caller: Process, what: Confined) -> Sandbox:
     def denied(call: DeniedCall) -> None:
-        caller.denials += 1
-        message = f"the Linux call {call.name} is refused"
-        kernel.record(records.DENIAL, caller, verdict=records.DENIED, rule=f"seccomp {call.name}",
-                      data=("seccomp", call.name, f"pid {call.pid} of a tool", message))
-        kernel.flush()
+        denials.by_seccomp(kernel, caller, call, f"pid {call.pid} of a tool")  # it does what its caller says
 
     try:
         return await kernel.world.sandboxes.launch(what, Watch(denied, lambda: None))

@@ -274,6 +274,10 @@ class Tree:
         self.inodes.truncate(node, size)
         self._changed(node)
 
+    def exists(self, agent: int, path: bytes) -> bool:
+        """Whether the path leads to something. No mode bits are asked."""
+        return walk(_ROOT, self._agent(agent), path, follow=True).node is not None
+
     def canonical(self, agent: int, path: bytes, *, follow: bool = True) -> bytes:
         """The path from the agent's root after ".", ".." and symbolic links, as rules know it: b"/mem/working/x".
 

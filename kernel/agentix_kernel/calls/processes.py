@@ -58,10 +58,10 @@ def spawn(kernel: Kernel, process: Process, kind: str, argv: tuple[str, ...],
     checked = table.parse_options(options or {}, by_agent=True)
     command = command_of(kind, argv, checked, (), process.command)
     policy = process.policy.narrowed(checked.get("mode"), rules_of(checked), checked.get("spawn_max"))
-    if process.spawned >= process.policy.spawn_max:
+    if process.spawned + lifecycle.family_of(policy) > process.policy.spawn_max:
         rule = f"spawn at most {process.policy.spawn_max}"
-        raise denials.refuse(kernel, process, "dispatch", "SPAWN", argv[0], f"it may spawn {process.policy.spawn_max} "
-                             "agents, and did", rule)
+        raise denials.refuse(kernel, process, "dispatch", "SPAWN", argv[0], f"the {process.policy.spawn_max} agents "
+                             "that it may spawn are spawned, or promised to its children", rule)
     limits = least(process.limits, limits_of(checked, kernel.config))
     return _spawn(kernel, process, command, limits, policy, checked.get("name"))
 

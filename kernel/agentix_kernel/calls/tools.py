@@ -17,13 +17,13 @@ def exec_(kernel: Kernel, process: Process, name: str, arguments: dict[str, Any]
     if tool is None:
         raise CallError(errno.ENOENT, f"EXEC: no tool is named {name!r}", remedy="tools: " + ", ".join(tools.TOOLS))
     command = tool.read(arguments)
-    if process.tools >= kernel.config.tools_max:
-        raise CallError(errno.EAGAIN, f"EXEC: {process.tools} tools of this agent run already",
-                        remedy="wait for one to end")
     return _exec(kernel, process, name, command, timeout_s or kernel.config.tool_timeout_s)
 
 
 async def _exec(kernel: Kernel, process: Process, name: str, command: tuple[str, ...], timeout_s: float) -> Any:
+    if process.tools >= kernel.config.tools_max:  # asked here: many may come in one tick
+        raise CallError(errno.EAGAIN, f"EXEC: {process.tools} tools of this agent run already",
+                        remedy="wait for one to end")
     process.tools += 1
     try:
         result, seq = await tools.run(kernel, process, name, command, timeout_s)

@@ -79,7 +79,8 @@ def _families() -> tuple[Row, ...]:
     why = "protocols beyond AF_UNIX and IP reach the kernel's rarely trodden paths"
     low = [family for family in range(max(ALLOWED_FAMILIES)) if family not in ALLOWED_FAMILIES]
     return (*(Row("socket", Action.NO_FAMILY, why, (Test(0, "==", family, _32_BITS),)) for family in low),
-            Row("socket", Action.NO_FAMILY, why, (Test(0, ">", max(ALLOWED_FAMILIES)),)))
+            Row("socket", Action.NO_FAMILY, why, (Test(0, ">", max(ALLOWED_FAMILIES)),)),
+            Row("socketpair", Action.NO_FAMILY, why, (Test(0, "!=", 1),)))
 
 
 ROWS: Final = (

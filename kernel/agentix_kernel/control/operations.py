@@ -43,7 +43,7 @@ async def spawn_(client: "Client", kind: str, argv: tuple[str, ...], options: di
         binds = tuple(_bind(client, fd, row) for fd, row in zip(fds, wanted, strict=True))
         policy = Policy(checked.get("mode", DEFAULT_MODE), rules_of(checked), checked.get("spawn_max", 0))
         command = command_of(kind, argv, checked, binds)
-    except CallError:
+    except BaseException:
         for fd in fds:
             os.close(fd)
         raise

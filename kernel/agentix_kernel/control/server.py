@@ -138,8 +138,8 @@ async def _read(client: Client, nursery: trio.Nursery) -> None:
         except BlockingIOError:
             continue
         client.fds += fds
-        if not data or flags & socket.MSG_CTRUNC:
-            return
+        if not data or flags & socket.MSG_CTRUNC or len(client.fds) > table.DESCRIPTORS_MAX:
+            return  # those of one frame may wait: more are a flood
         reader.feed(data)
         while (frame := reader.next()) is not None:
             nursery.start_soon(_serve, client, *frame)

@@ -32,6 +32,10 @@ class Gate(Protocol):
         """Raises CallError to deny, Withheld to leave the caller without an answer until it is killed."""
         ...
 
+    def ending(self, who: Who) -> bool:
+        """Whether the caller's end is decided: then nothing of it is answered any more, through open files neither."""
+        ...
+
     def record(self, who: Who, operation: str, agent: int, path: bytes, error: int) -> None:
         """`operation` was done (error 0) or failed with this errno, before it is answered.
 
@@ -48,5 +52,9 @@ class OpenGate:
         return Who(uid, gid)
 
     def check(self, who: Who, call: str, agent: int, path: bytes) -> None: ...
+
+    def ending(self, who: Who) -> bool:
+        del who
+        return False
 
     def record(self, who: Who, operation: str, agent: int, path: bytes, error: int) -> None: ...

@@ -29,6 +29,8 @@ from agentix_vfs.who import Who
 
 FIXED_TIMEOUT_S: Final = 300.0
 """How long Linux may trust names that cannot change, and attributes: the tree tells it when those change."""
+LISTED_MAX: Final = 1 << 20
+"""Entries that the open directories of one agent's tree may hold together (64 bytes each); one may always be listed."""
 BLOCK_BYTES: Final = 4096
 
 P = ParamSpec("P")
@@ -82,6 +84,8 @@ class Requests(pyfuse3.Operations):
     _known: dict[int, Known] = field(init=False, factory=dict[int, Any])
     _handles: dict[int, Handle] = field(init=False, factory=dict[int, Any])
     _listings: dict[int, Listing] = field(init=False, factory=dict[int, Any])
+    _listed: dict[int, int] = field(init=False, factory=dict[int, Any])
+    """Entries that open directories of an agent's tree hold."""
     _last_handle: int = field(init=False, default=0)
 
     supports_dot_lookup = False
@@ -193,8 +197,8 @@ class Requests(pyfuse3.Operations):
                 ctx: pyfuse3.RequestContext) -> EntryAttributes:
         node = self._node(inode)
         resize = bool(fields.update_size)
-        call, operation = ("TRUNCATE", "truncate") if resize else ("WRITE", "setattr")
-        with self._act(ctx, operation, *((call, *place) for place in node.names)) as who:
+        asked, operation = (("TRUNCATE", "WRITE"), "truncate") if resize else (("WRITE",), "setattr")
+        with self._act(ctx, operation, *((call, *place) for call in asked for place in node.names)) as who:
             if resize:
                 self._resize(node, attr.st_size, fh)
             self.tree.inodes.set_attributes(
@@ -253,7 +257,7 @@ class Requests(pyfuse3.Operations):
 
     async def read(self, fh: int, off: int, size: int) -> bytes:
         try:
-            handle = self._handle(fh)
+            handle = self._used(fh)
             if handle.blocks:
                 await self.blocked.wait(handle)
             if not handle.direct:
@@ -264,7 +268,7 @@ class Requests(pyfuse3.Operations):
 
     @request
     def write(self, fh: int, off: int, buf: bytes) -> int:
-        return self._handle(fh).write(buf, off)
+        return self._used(fh).write(buf, off)
 
     @request
     def fsync(self, fh: int, datasync: bool) -> None:
@@ -287,6 +291,13 @@ class Requests(pyfuse3.Operations):
             raise FUSEError(errno.EBADF)
         return handle
 
+    def _used(self, fh: int) -> Handle:
+        """A handle whose agent is not ending: rights stay with a handle, and end with its agent."""
+        handle = self._handle(fh)
+        if self.gate.ending(handle.who):
+            raise FUSEError(errno.EINTR)
+        return handle
+
     # Directories
 
     @request
@@ -303,7 +314,7 @@ class Requests(pyfuse3.Operations):
         listing = self._listings[fh]
         folder = listing.folder
         if start_id == 0:
-            listing.entries = [(b".", folder), (b"..", folder.parent), *folder.entries.items()]
+            self._list(listing)
         for position in range(start_id, len(listing.entries)):
             name, node = listing.entries[position]
             if position >= 2 and folder.entries.get(name) is not node:
@@ -313,9 +324,21 @@ class Requests(pyfuse3.Operations):
             if position >= 2:
                 self._count(node)
 
+    def _list(self, listing: Listing) -> None:
+        folder, agent = listing.folder, listing.folder.mount.agent
+        listed = self._listed.get(agent, 0) - len(listing.entries)
+        if listed and listed + len(folder.entries) > LISTED_MAX:
+            raise FUSEError(errno.ENFILE)
+        listing.entries = [(b".", folder), (b"..", folder.parent), *folder.entries.items()]
+        self._listed[agent] = listed + len(listing.entries)
+
     @request
     def releasedir(self, fh: int) -> None:
-        del self._listings[fh]
+        listing = self._listings.pop(fh)
+        agent = listing.folder.mount.agent
+        self._listed[agent] = self._listed.get(agent, 0) - len(listing.entries)
+        if not self._listed[agent]:
+            del self._listed[agent]
 
     @request
     def fsyncdir(self, fh: int, datasync: bool) -> None:

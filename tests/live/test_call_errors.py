@@ -110,6 +110,7 @@ ELSEWHERE = {
     ("WRITE", "ENOSPC"): "test_full_disk", ("SYNC", "ENOSPC"): "test_full_disk",
     ("SPAWN", "EAGAIN"): "test_as_many_as_there_may_be", ("EXEC", "EAGAIN"): "test_as_many_as_there_may_be",
     ("SPAWN", "ENOMEM"): "tests/kernel/test_dispatch.py",
+    ("WAIT", "EAGAIN"): "tests/hostile/test_floods.py", ("OPEN", "EAGAIN"): "tests/hostile/test_floods.py",
 }
 
 

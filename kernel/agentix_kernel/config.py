@@ -2,6 +2,7 @@
 
 import difflib
 import os
+import stat
 import tomllib
 from collections.abc import Callable
 from typing import Any, Final
@@ -157,6 +158,34 @@ def load(prefix: str | None = None, path: str | None = None) -> Config:
         raise ConfigError(f"{config.control_socket}: over {SOCKET_PATH_MAX_BYTES} bytes, which is where paths of Unix "
                           "sockets end; choose a shorter prefix or run_dir")
     return config
+
+
+def check_folders(config: Config) -> None:
+    """Nobody but root, or the person who called sudo, may change what this kernel writes through or reads its
+    configuration from: a link planted there would lead root anywhere. Raises ConfigError.
+    """
+    trusted = {0, int(os.environ.get("SUDO_UID", "0"))}
+    for path in (os.path.abspath(config.source), config.run_dir, config.state_dir, config.mount):
+        for folder in {*_above(path), *_above(os.path.realpath(path))}:
+            _check_folder(folder, trusted, path)
+
+
+def _above(path: str) -> list[str]:
+    """The path and the folders above it."""
+    parts = path.strip("/").split("/")
+    return ["/" + "/".join(parts[:count]) for count in range(len(parts) + 1)]
+
+
+def _check_folder(folder: str, trusted: set[int], path: str) -> None:
+    try:
+        info = os.lstat(folder)
+    except OSError:  # not there: made by us, in a folder that was looked at; a dead mount is the boot's to sweep
+        return
+    open_to_all = info.st_mode & 0o022 and not info.st_mode & stat.S_ISVTX and not stat.S_ISLNK(info.st_mode)
+    if info.st_uid not in trusted or open_to_all:
+        raise ConfigError(f"{path}: others than root may change {folder} (uid {info.st_uid}, mode "
+                          f"{stat.S_IMODE(info.st_mode):o}), and with it where this kernel writes; choose a folder of "
+                          "root's, or chown and chmod it")
 
 
 def _read(source: str, *, must_exist: bool) -> dict[str, Any]:

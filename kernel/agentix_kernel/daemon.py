@@ -41,10 +41,11 @@ def main(prefix: str | None, config_path: str | None, *, daemon: bool, doctor: b
         _refuse("python -O is not for agentd: its assertions guard hand-over points in production")
     if os.geteuid() != 0:
         _refuse("needs root, to make namespaces, cgroups and uids: run it with sudo")
-    from agentix_kernel.config import ConfigError, load
+    from agentix_kernel.config import ConfigError, check_folders, load
 
     try:
         config = load(prefix, config_path)
+        check_folders(config)
         if daemon:
             _to_background(config)
         _run(config)

@@ -27,6 +27,8 @@ RECV_BYTES: Final = 65536
 """At most 128 KiB, or CPython's buffer goes through mmap at every call."""
 FRAMES_A_TICK: Final = 64
 """Frames of one connection served before others get their turn."""
+SLICE_NS: Final = 5_000_000
+"""Time of one agent in a tick, over all its connections; the call that oversteps it is its last in this tick."""
 UNSENT_MAX_BYTES: Final = 1 << 20
 """Replies that a connection may leave unread; beyond, its requests are neither read nor served."""
 OUTPUT_A_TICK_BYTES: Final = 65536
@@ -54,8 +56,9 @@ class Connection:
             self._receive()
 
     def _receive(self) -> None:
-        if self.session.process.held:
-            return  # stopped since this tick's events were read: it stays in the socket
+        process = self.session.process
+        if process.held or self.reactor.spent.get(process.id, 0) > SLICE_NS:
+            return  # stopped since this tick's events were read, or it had its time: it stays in the socket
         try:
             data = self.sock.recv(RECV_BYTES)
         except BlockingIOError:
@@ -68,10 +71,16 @@ class Connection:
         if not self.unread and len(data) >= wire.HEADER_BYTES:
             length, operation, flags, user_data = wire.HEADER.unpack_from(data, 0)
             if len(data) == wire.HEADER_BYTES + length:  # the usual case: exactly one frame, no buffering
-                serve(self.session, operation, flags, user_data, data[wire.HEADER_BYTES:])
+                self._serve(operation, flags, user_data, data[wire.HEADER_BYTES:])
                 return
         self.unread += data
         self.serve_buffered()
+
+    def _serve(self, operation: int, flags: int, user_data: int, body: bytes) -> None:
+        reactor, agent = self.reactor, self.session.process.id
+        begun = reactor.now()
+        serve(self.session, operation, flags, user_data, body)
+        reactor.spent[agent] = reactor.spent.get(agent, 0) + reactor.now() - begun
 
     def serve_buffered(self) -> None:
         """Serve whole frames that are here, some at a time; the rest comes in the next tick."""
@@ -88,12 +97,13 @@ class Connection:
                 break
             if len(self.unsent) > UNSENT_MAX_BYTES:
                 break  # goes on when the agent has read
-            if served == FRAMES_A_TICK or self.session.owed > UNSENT_MAX_BYTES:
+            if (served == FRAMES_A_TICK or self.session.owed > UNSENT_MAX_BYTES
+                    or self.reactor.spent.get(self.session.process.id, 0) > SLICE_NS):
                 self.reactor.backlog.add(self)
                 break
             body = bytes(unread[start + wire.HEADER_BYTES:end])
             start, served = end, served + 1
-            serve(self.session, operation, flags, user_data, body)
+            self._serve(operation, flags, user_data, body)
         del unread[:start]
 
     def send(self, data: bytes) -> None:
@@ -174,6 +184,12 @@ class Reactor:
     callbacks: dict[int, Callable[[int], None]] = field(factory=dict[int, Callable[[int], None]])
     backlog: set[Connection] = field(factory=set[Connection])
     doors: dict[str, Door] = field(factory=dict[str, Door])
+    spent: dict[int, int] = field(factory=dict[int, int])
+    """Nanoseconds of this tick by agent."""
+    now: Callable[[], int] = field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self.now = self.kernel.world.clock.monotonic_ns
 
     async def run(self) -> None:
         """The task form: one trio wake a tick. An error in a tick is the kernel's fault and never ends the loop."""
@@ -188,6 +204,7 @@ class Reactor:
 
     def tick(self, events: list[tuple[int, int]]) -> None:
         callbacks = self.callbacks
+        self.spent.clear()
         for fd, event in events:
             callback = callbacks.get(fd)
             if callback is None:

@@ -37,7 +37,7 @@ attempt("socket-folder", lambda: os.open("/run/agentix/x", os.O_CREAT | os.O_WRO
 attempt("socket-unlink", lambda: os.unlink("/run/agentix/kernel.sock"))
 attempt("socket-rename", lambda: os.rename("/run/agentix/kernel.sock", "/run/agentix/k"))
 attempt("above-the-tree", lambda: sorted(set(os.listdir("/agent/..")) & {"home", "root", "var", "sys", ".agentix"}))
-attempt("above-a-descriptor", lambda: os.open("../../../../../etc/shadow", os.O_RDONLY, dir_fd=os.open("/agent/self", 0)))
+attempt("above-a-descriptor", lambda: os.open("../../../../etc/shadow", 0, dir_fd=os.open("/agent/self", 0)))
 attempt("own-tree-by-proc", lambda: os.listdir("/proc/self/root/agent/.."). __contains__("home"))
 attempt("cgroup", lambda: os.listdir("/sys/fs/cgroup"))
 attempt("link-of-passwd", lambda: os.link("/etc/hosts", "/tmp/hosts"))

@@ -6,7 +6,7 @@ import time
 
 from agentix_syscalls import calls, signals
 
-from .conftest import resident
+from .conftest import Attacker, resident
 
 W = calls.O_WRONLY | calls.O_CREAT
 MIB = 1 << 20
@@ -96,6 +96,22 @@ def test_listing_a_huge_folder_over_and_over_does_not_hold_up_others(kernel, att
             attacker.answer()
     attacker.send(*(attacker.frame("READDIR", b"mem/working") for _ in range(200)))
     assert slowest(kernel, victim) < 0.5
+
+
+def test_long_calls_on_many_connections_do_not_hold_up_others(kernel, attack):
+    """Each walks 40 links of some 2,000 parts: 2 ms of the kernel's time a call, 3,000 of them at once."""
+    _, victim = attack()
+    agent, attacker = attack()
+    for number in range(39):
+        os.symlink("./" * 1900 + f"link{number + 1}", kernel.tree(agent, f"state/link{number}"))
+    attacker.done("CLOSE", attacker.done("OPEN", b"state/link39", W))
+    maze = b"".join(attacker.frame("STAT", b"state/link0") for _ in range(100))
+    others = [kernel.connect(agent) for _ in range(30)]
+    for sock in others:
+        sock.sendall(Attacker(sock).frame("GETPID") + maze)
+    assert slowest(kernel, victim) < 0.3
+    for sock in others:
+        sock.close()
 
 
 def test_open_listings_of_a_huge_folder_are_bounded(kernel, scripts):

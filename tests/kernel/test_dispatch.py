@@ -263,6 +263,17 @@ async def test_as_many_tools_at_once(bench):
     assert await door.finish(calls.SYS_EXEC, "shell.execute", {"command": "true"}) == errno.EAGAIN
 
 
+async def test_as_many_calls_that_wait_at_once(bench, monkeypatch):
+    monkeypatch.setattr(dispatch, "WAITS_MAX", 3)
+    door = await bench.door()
+    for number in range(3):
+        serve(door.session, calls.SYS_SIGWAIT, 0, number, wire.pack((1 << 6, None)))
+    assert await door.finish(calls.SYS_SIGWAIT, 1 << 6, None, user_data=7) == errno.EAGAIN
+    door.session.close()
+    await trio.testing.wait_all_tasks_blocked()
+    assert door.process.waits == 0
+
+
 async def test_denials_are_told_with_their_rule(bench):
     door = await bench.door(policy=Policy("enforce", (parse_rule("OPEN:/state"),)))
     assert door.call(calls.SYS_OPEN, "state/../state/x") == errno.EPERM

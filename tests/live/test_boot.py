@@ -163,7 +163,7 @@ def test_a_missing_layer_is_refused_until_it_is_accepted_by_name(make_kernel):
     with open(live.tree(agent, "proc/status")) as file:
         assert "Missing:\tlandlock\n" in file.read()
     told = json.loads(live.ctl("verify", agent, "--json", check=1).stdout)
-    assert [row["layer"] for row in told["layers"] if row["state"] == "off"] == ["landlock"]
+    assert [row["layer"] for row in told["layers"] if row["state"] == "off"] == ["landlock", "all"], told
 
 
 def test_in_the_background(make_kernel):

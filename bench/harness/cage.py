@@ -24,11 +24,14 @@ _DROP: Final = ("--clear-groups", "--inh-caps", "-all", "--bounding-set", "-all"
 def own_cgroups() -> Generator[Cgroups]:
     """Directories of this process's own in every hierarchy. Orphans of the cages come to us, to be reaped."""
     prctl.set_child_subreaper(1)
-    cgroups = detect(f"agentix-bench-{os.getpid()}")
     try:
-        yield cgroups
+        cgroups = detect(f"agentix-bench-{os.getpid()}")
+        try:
+            yield cgroups
+        finally:
+            cgroups.close()
     finally:
-        cgroups.close()
+        prctl.set_child_subreaper(0)
 
 
 def own_uid() -> int:

@@ -66,6 +66,8 @@ async def _spawn(kernel: Kernel, command: Command, limits: Limits, policy: Polic
     kernel.start(_supervise, kernel, process)
     if process.doom is not None:  # its parent fell while it was being made
         kernel.start(_kill, kernel, process)
+    elif process.stop_wanted:  # likewise: there was nothing to freeze yet
+        kernel.start(_stop, kernel, process)
     kernel.flush()
     return process, seq
 
@@ -303,17 +305,20 @@ async def _kill(kernel: Kernel, process: Process) -> None:
 def hold(kernel: Kernel, process: Process) -> None:
     """From here on no call of it is answered; the freeze follows."""
     if process.doom is None and process.alive:
-        process.held = True
+        process.held = process.stop_wanted = True
         if kernel.doors:
             kernel.doors.hold(process)
         kernel.start(_stop, kernel, process)
 
 
+# Tasks start in any order: what counts is what the last signal wanted, not which of these came first.
+
 async def _stop(kernel: Kernel, process: Process) -> None:
     async with process.steering:
-        if process.doom is not None or process.sandbox is None:
+        if process.doom is not None or process.sandbox is None or not process.stop_wanted:
             return
-        process.held = True
+        if process.state is State.STOPPED:
+            return
         with trio.CancelScope() as scope:
             process.freezing = scope
             try:
@@ -328,6 +333,7 @@ async def _stop(kernel: Kernel, process: Process) -> None:
 
 
 def resume(kernel: Kernel, process: Process) -> None:
+    process.stop_wanted = False
     if process.freezing is not None:
         process.freezing.cancel()
     kernel.start(_continue, kernel, process)
@@ -335,10 +341,13 @@ def resume(kernel: Kernel, process: Process) -> None:
 
 async def _continue(kernel: Kernel, process: Process) -> None:
     async with process.steering:
-        if process.doom is not None or process.sandbox is None or not process.held:
+        if process.doom is not None or process.sandbox is None or not process.held or process.stop_wanted:
             return
         await process.sandbox.thaw()
         if process.doom is not None:
+            return
+        if process.stop_wanted:  # since: nothing of it was answered, and it is frozen again by its own task
+            process.state = State.RUNNING
             return
         process.held = False
         process.state = State.RUNNING

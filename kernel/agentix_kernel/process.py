@@ -147,6 +147,8 @@ class Process:
     usage: Usage = field(factory=Usage)
     held: bool = False
     """Stopping or stopped: no call of it is served or answered."""
+    stop_wanted: bool = False
+    """What the last of SIGSTOP and SIGCONT asked for."""
     unheld: trio.Event = field(factory=trio.Event)
     changed: trio.lowlevel.ParkingLot = field(factory=trio.lowlevel.ParkingLot)
     freezing: trio.CancelScope | None = None

@@ -77,3 +77,18 @@ async def test_who_asked_for_an_agent_may_go_away(bench):
     process, = bench.kernel.table.by_id.values()
     assert process.state is State.RUNNING
     assert [record.phase for record in bench.kept(records.SPAWN)] == [records.INTENT, records.OUTCOME]
+
+
+async def test_a_stop_of_an_agent_that_is_being_made(bench, monkeypatch):
+    launch = type(bench.machine).launch
+    async def slow(machine, what, watch):
+        delivery.send(bench.kernel, bench.kernel.table.by_id[1], signals.SIGSTOP, 0, "test")
+        await settle()
+        return await launch(machine, what, watch)
+    monkeypatch.setattr(type(bench.machine), "launch", slow)
+    process = await bench.agent()
+    await settle()
+    assert (process.state, process.sandbox.frozen) == (State.STOPPED, True)
+    delivery.send(bench.kernel, process, signals.SIGCONT, 0, "test")
+    await settle()
+    assert (process.state, process.held, process.sandbox.frozen) == (State.RUNNING, False, False)

@@ -178,7 +178,8 @@ def build(machine: Machine, journal: Journal, boot: int) -> Kernel:
     config = machine.config
     assert machine.uids is not None
     tree = Tree(config.state_dir, group=server.group_id(config.group) or 0, quota_bytes=config.working_bytes,
-                quota_inodes=config.working_files)
+                quota_inodes=config.working_files, durable_bytes=config.durable_bytes,
+                durable_inodes=config.durable_files)
     registry = Registry(config.agents_dir, machine.uids.first)
     sandboxes = LinuxSandboxes(
         machine.cgroups, mountpoint=config.mount, sockets_dir=config.sockets_dir, root_name=cgroup_root(config))

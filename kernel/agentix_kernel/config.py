@@ -91,6 +91,8 @@ KEYS: Final = (
     Key("pids", 64, _whole(3, 4_000_000), "processes of an agent that was given no limit"),
     Key("working_bytes", 64 * MIB, _whole(0, 1 << 50), "quota of mem/working of an agent"),
     Key("working_files", 4096, _whole(1, 100_000_000), "quota of files in mem/working of an agent"),
+    Key("durable_bytes", 1 << 30, _whole(0, 1 << 60), "quota of state and mem/episodic of an agent, together"),
+    Key("durable_files", 1 << 17, _whole(1, 100_000_000), "quota of files in state and mem/episodic of an agent"),
     Key("log_bytes", 8 * MIB, _whole(65536, 1 << 40), "size at which an agent's output log is rotated; two are kept"),
     Key("handles_max", 1024, _whole(8, 1_000_000), "open handles of an agent"),
     Key("connections_max", 64, _whole(1, 4096), "connections of an agent"),

@@ -50,7 +50,7 @@ class Tree:
     """All agents' files. `host_root`: folder for what is durable, `<host_root>/agents/<id>/`; None: all in RAM.
 
     `group`: the gid that may look at agents' trees. `now`: nanoseconds since 1970. Quotas are one agent's:
-    of mem/working in bytes and names, `durable_inodes` of state and episodic in names (their bytes are the disk's).
+    of mem/working in bytes and names (`quota_*`), of state and episodic together likewise (`durable_*`).
     Every method raises CallError.
     """
 
@@ -59,6 +59,7 @@ class Tree:
     now: Callable[[], int] = field(default=time.time_ns, kw_only=True)
     quota_bytes: int = field(default=64 << 20, kw_only=True)
     quota_inodes: int = field(default=4096, kw_only=True)
+    durable_bytes: int = field(default=1 << 30, kw_only=True)
     durable_inodes: int = field(default=1 << 17, kw_only=True)
     inodes: Inodes = field(init=False)
     root: Directory = field(init=False)
@@ -158,7 +159,7 @@ class Tree:
         return found.root
 
     def _build(self, agent: int, uid: int, mounts: list[Mount]) -> Directory:
-        durable = Quota(UNLIMITED, self.durable_inodes)
+        durable = Quota(self.durable_bytes, self.durable_inodes)
         fixed = Mount(agent, Rule.FIXED, self._skeleton)
         read_only = Mount(agent, Rule.READ_ONLY, self._skeleton)
         working = Mount(agent, Rule.ORDINARY, RamStore(Quota(self.quota_bytes, self.quota_inodes)))

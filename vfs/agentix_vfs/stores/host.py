@@ -60,18 +60,30 @@ class HostContent:
             return os.pread(self.store.descriptor(self.node), count, offset)
 
     def write(self, data: bytes, offset: int) -> int:
-        done = 0
-        with _told(self.node):
-            descriptor = self.store.descriptor(self.node)
-            while done < len(data):
-                # A full disk or a limit may take a part; the next round then says why, or takes the rest.
-                done += os.pwrite(descriptor, data[done:] if done else data, offset + done)
-                self.size = max(self.size, offset + done)
+        done, size = 0, self.size
+        wanted = max(0, offset + len(data) - size) if data else 0
+        self.store.quota.take_bytes(wanted)
+        try:
+            with _told(self.node):
+                descriptor = self.store.descriptor(self.node)
+                while done < len(data):
+                    # A full disk or a limit may take a part; the next round then says why, or takes the rest.
+                    done += os.pwrite(descriptor, data[done:] if done else data, offset + done)
+                    self.size = max(self.size, offset + done)
+        finally:
+            self.store.quota.take_bytes(self.size - size - wanted)
         return done
 
     def truncate(self, size: int) -> None:
-        with _told(self.node):
-            os.ftruncate(self.store.descriptor(self.node), size)
+        more = max(0, size - self.size)
+        self.store.quota.take_bytes(more)
+        try:
+            with _told(self.node):
+                os.ftruncate(self.store.descriptor(self.node), size)
+        except CallError:
+            self.store.quota.take_bytes(-more)
+            raise
+        self.store.quota.take_bytes(size - self.size - more)
         self.size = size
 
     def sync(self) -> None:
@@ -81,7 +93,7 @@ class HostContent:
 
 @define(eq=False)
 class HostStore:
-    """`path`: the store's folder, made when something is put into it. `quota` bounds its names; bytes are the disk's.
+    """`path`: the store's folder, made when something is put into it. `quota` bounds its names and bytes, holes too.
 
     Made late because an agent's birth is on the clock, and many an agent never writes anything durable.
     """
@@ -130,6 +142,7 @@ class HostStore:
         node.atime_ns, node.mtime_ns, node.ctime_ns = info.st_atime_ns, info.st_mtime_ns, info.st_ctime_ns
         if isinstance(node, File):
             node.content = HostContent(self, node, info.st_size)
+            self.quota.bytes_used += info.st_size
         elif isinstance(node, Symlink):
             node.target = os.fsencode(os.readlink(name, dir_fd=self._folder(folder)))
         if info.st_nlink > 1 and not isinstance(node, Directory):
@@ -240,6 +253,8 @@ class HostStore:
     def forget(self, node: Node) -> None:
         self.quota.give_inode()
         self.descriptors.drop(node)
+        if isinstance(node, File):
+            self.quota.take_bytes(-node.content.size)
         if isinstance(node, File) and node.content.orphan:  # type: ignore[attr-defined]  # as above
             with _told(node):
                 os.unlink(self._orphan(node))

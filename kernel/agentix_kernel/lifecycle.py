@@ -92,7 +92,7 @@ def _admit(kernel: Kernel, command: Command, limits: Limits, policy: Policy, nam
     agent = kernel.registry.next_id()
     uid = kernel.registry.claim_uid()
     process = Process(agent, 1, name or f"agent-{agent}", uid, parent.id if parent else 0, command, limits, policy,
-                      kernel.world.clock.wall_ns())
+                      kernel.world.clock.wall_ns(), kernel.world.clock.monotonic_ns())
     kernel.table.add(process)
     if parent is not None:
         parent.children.add(agent)

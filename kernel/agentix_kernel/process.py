@@ -124,6 +124,8 @@ class Process:
     limits: Limits
     policy: Policy
     started_wall_ns: int
+    born_ns: int = 0
+    """Monotonic time of this life's begin."""
     state: State = State.READY
     end: End | None = None
     doom: End | None = None

@@ -167,3 +167,13 @@ print(json.dumps([errno_of(libc.kill, {stranger}, libc.SIGKILL), errno_of(libc.k
     assert [denial["data"]["enforcer"] for denial in kernel.record(told[4], "denial")] == ["signals"] * 2
     assert kernel.agent(stranger)["state"] == "running"
     kernel.ctl("rm", "-f", stranger, check=0)
+
+
+def test_a_child_has_no_more_time_than_its_parent_has_left(kernel, scripts):
+    limits = run(kernel, scripts, """
+time.sleep(0.2)
+child = libc.spawn(exec="/bin/sleep", args=["60"], timeout=9000)
+print(json.dumps(child))
+""", "--spawn-max", "1", "--timeout", "30")
+    left = kernel.json("inspect", limits)["limits"]["timeout_s"]
+    assert 20 < left < 29.9

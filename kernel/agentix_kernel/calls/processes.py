@@ -49,6 +49,15 @@ def least(parent: Limits, wanted: Limits) -> Limits:
                   low(parent.pids, wanted.pids), low(parent.timeout_s, wanted.timeout_s))
 
 
+def _left(kernel: Kernel, process: Process) -> Limits:
+    """The parent's limits, of its time what is left: or a chain of children would live on and on."""
+    limits = process.limits
+    if limits.timeout_s is None:
+        return limits
+    lived_s = (kernel.world.clock.monotonic_ns() - process.born_ns) / 1e9
+    return evolve(limits, timeout_s=max(0.001, limits.timeout_s - lived_s))
+
+
 def rules_of(options: dict[str, Any]) -> tuple[Any, ...]:
     return tuple(parse_rule(text) for text in options.get("deny", ()))
 
@@ -62,7 +71,7 @@ def spawn(kernel: Kernel, process: Process, kind: str, argv: tuple[str, ...],
         rule = f"spawn at most {process.policy.spawn_max}"
         raise denials.refuse(kernel, process, "dispatch", "SPAWN", argv[0], f"the {process.policy.spawn_max} agents "
                              "that it may spawn are spawned, or promised to its children", rule)
-    limits = least(process.limits, limits_of(checked, kernel.config))
+    limits = least(_left(kernel, process), limits_of(checked, kernel.config))
     return _spawn(kernel, process, command, limits, policy, checked.get("name"))
 
 

@@ -46,13 +46,14 @@ def request(handler: Handler[P, R]) -> "Callable[Concatenate[Requests, P], Corou
     @wraps(handler)
     async def guarded(self: "Requests", *args: P.args, **kwargs: P.kwargs) -> R:
         try:
-            try:
-                return handler(self, *args, **kwargs)
-            except Withheld as held:
-                await self.blocked.hold(held.agent)
-                raise
+            return handler(self, *args, **kwargs)
+        except Withheld as error:
+            held = error
         except Exception as error:
             raise self.failed(handler.__name__, error) from None
+        with suppress(CallError):  # too many wait already: then this one is answered
+            await self.blocked.hold(held.agent)
+        raise FUSEError(held.number)
 
     return guarded  # type: ignore[return-value]  # an async function's calls are of this type
 

@@ -71,7 +71,8 @@ class LinuxSandboxes:
         call_filter.build()
         self.zygotes.start_spawner()
 
-    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+    async def run(  # noqa: ASYNC128 - the spare's task says it
+            self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Attend to all sandboxes and keep a spare, until cancelled; then there is no spare any more."""
         async with trio.open_nursery() as nursery:
             attending = trio.CancelScope(shield=True)  # the spare's end must be attended, too
@@ -81,7 +82,8 @@ class LinuxSandboxes:
             finally:
                 attending.cancel()
 
-    async def _attend(self, scope: trio.CancelScope, *, task_status: trio.TaskStatus[None]) -> None:
+    async def _attend(  # noqa: ASYNC128 - the attendant says it
+            self, scope: trio.CancelScope, *, task_status: trio.TaskStatus[None]) -> None:
         with scope:
             await self._attendant.run(task_status=task_status)
 
@@ -149,7 +151,7 @@ class LinuxSandboxes:
                 await self._give_up(sandbox)
                 return None
         except BaseException:
-            await sandbox.abort()
+            await sandbox.abort()  # noqa: ASYNC102 - shields itself, and is bounded
             raise
         self._living[what.tag] = sandbox
         return sandbox
@@ -177,7 +179,7 @@ class LinuxSandboxes:
                     ("leash", theirs.fileno()), *(("cgroup", fd) for fd in (group.cgroup_fd,) if fd >= 0),
                     *(("tasks", fd) for fd in group.tasks_fds)])
         except BaseException:
-            await sandbox.abort()
+            await sandbox.abort()  # noqa: ASYNC102 - shields itself, and is bounded
             raise
         if heard:
             return sandbox

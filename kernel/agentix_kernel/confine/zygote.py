@@ -132,7 +132,7 @@ def become_agent(fds: dict[str, list[int]], profile: dict[str, Any], layout: tem
     except child.StageError as failed:
         complain(leash_fd, *failed.args)
         os._exit(125)
-    except BaseException as fault:  # ours: nothing of the agent has run, and nothing may run unconfined
+    except BaseException as fault:  # noqa: ASYNC103 - ours: nothing of the agent has run, nor may it run unconfined
         complain(leash_fd, errno.EIO, "child", repr(fault))
         os._exit(125)
     stdio = tuple(job.fds.get(name, [number])[0] for number, name in enumerate(("stdin", "stdout", "stderr")))

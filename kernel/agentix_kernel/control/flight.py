@@ -1,6 +1,6 @@
 """Flight records as operators and proc files get them."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from itertools import islice
 from typing import Any, Final
 
@@ -39,7 +39,7 @@ def last(journal: Journal, count: int, agent: int) -> list[Record]:
     return read.tail(journal.disk, journal.key, count, agent=agent, segments=1)
 
 
-async def _old(journal: Journal, agent: int | None, tail: int | None) -> AsyncIterator[Record]:
+async def _old(journal: Journal, agent: int | None, tail: int | None) -> AsyncGenerator[Record]:
     """What is in the journal, read in a thread, some at a time."""
     disk, key = journal.disk, journal.key
     if tail is not None:
@@ -54,9 +54,10 @@ async def _old(journal: Journal, agent: int | None, tail: int | None) -> AsyncIt
 
 
 async def stream(journal: Journal, *, agent: int | None, follow: bool,
-                 tail: int | None) -> AsyncIterator[dict[str, Any]]:
+                 tail: int | None) -> AsyncGenerator[dict[str, Any]]:
     """Old records, then (`follow`) new ones as they are published; what was too fast for the reader is said."""
-    with journal.follow(agent=agent) as follower:
+    follower = journal.follow(agent=agent)
+    try:
         seen = 0
         async for record in _old(journal, agent, tail):
             seen = record.seq
@@ -69,6 +70,8 @@ async def stream(journal: Journal, *, agent: int | None, follow: bool,
                 yield {"missed": new.count, "first_seq": new.first_seq, "last_seq": new.last_seq}
             elif new.seq > seen:
                 yield row(new)
+    finally:
+        follower.close()
 
 
 def verify(journal: Journal) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 import errno
 import os
 import stat
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 from typing import TYPE_CHECKING, Any, Final
 
 import trio
@@ -109,7 +109,7 @@ async def wait(client: "Client", target: Any, timeout_s: float | None) -> dict[s
     raise CallError(errno.ETIMEDOUT, f"agent {process.id} ({process.name}) is still {process.state.value}")
 
 
-async def logs(client: "Client", target: Any, follow: bool, tail_lines: int | None) -> AsyncIterator[list[Any]]:
+async def logs(client: "Client", target: Any, follow: bool, tail_lines: int | None) -> AsyncGenerator[list[Any]]:
     """Pieces in order; a rotation while following starts again at the new file's beginning."""
     log = client.kernel.table.find(target).log
     if log is None:
@@ -180,11 +180,10 @@ async def doctor(client: "Client") -> list[dict[str, Any]]:
     return client.kernel.layers
 
 
-async def trace(client: "Client", target: Any, follow: bool, tail: int | None) -> AsyncIterator[dict[str, Any]]:
+def trace(client: "Client", target: Any, follow: bool, tail: int | None) -> AsyncGenerator[dict[str, Any]]:
     kernel = client.kernel
     agent = None if target is None else kernel.table.find(target).id
-    async for record in flight.stream(kernel.journal, agent=agent, follow=follow, tail=tail):
-        yield record
+    return flight.stream(kernel.journal, agent=agent, follow=follow, tail=tail)
 
 
 async def audit_verify(client: "Client") -> dict[str, Any]:

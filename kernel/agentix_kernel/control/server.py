@@ -5,7 +5,8 @@ import grp
 import os
 import socket
 import struct
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from typing import Any, Final
 
 import trio
@@ -160,9 +161,10 @@ async def _serve(client: Client, number: int, flags: int, user_data: int, body: 
             raise CallError(errno.EPERM, f"{operation.name}: only root may", remedy="use sudo")
         run = operations.OPERATIONS[operation.name]
         if operation.streams:
-            items: AsyncIterator[Any] = run(client, *args)
-            async for item in items:
-                await client.reply(number, wire.F_MORE, user_data, item)
+            stream: AsyncGenerator[Any] = run(client, *args)
+            async with aclosing(stream) as items:
+                async for item in items:
+                    await client.reply(number, wire.F_MORE, user_data, item)
             await client.reply(number, 0, user_data, None)
         else:
             await client.reply(number, 0, user_data, await run(client, *args))

@@ -149,7 +149,7 @@ def _report(attempt: Callable[[], str], writer: int) -> None:
     """The child's whole life: never returns."""
     try:
         text = f"{ON} {attempt()}"
-    except BaseException as error:  # an exception must not unwind into the parent's code
+    except BaseException as error:  # noqa: ASYNC103 - it must not unwind into the parent's code
         text = f"{OFF} {error.strerror if isinstance(error, OSError) else repr(error)}"
     try:
         os.write(writer, text.encode())

@@ -24,7 +24,7 @@ LOG_NAME = "agentd.log"
 @click.option("--json", "as_json", is_flag=True, help="With --doctor: JSON.")
 @click.version_option(__version__, prog_name="agentd")
 def main(prefix: str | None, config_path: str | None, *, daemon: bool, doctor: bool, as_json: bool) -> None:
-    r"""Run the kernel for AI agents: in the foreground until SIGTERM, or with
+    """Run the kernel for AI agents: in the foreground until SIGTERM, or with
     --daemon in the background.
 
     \b
@@ -34,7 +34,7 @@ def main(prefix: str | None, config_path: str | None, *, daemon: bool, doctor: b
       agentd --doctor              what this machine has, and the remedies
 
     Exit status: 0 shut down in order, 1 refused to start or failed, 2 usage.
-    """
+    """  # noqa: D301 - click reads the backspace
     if doctor:
         sys.exit(_doctor(as_json=as_json))
     if sys.flags.optimize:

@@ -146,6 +146,8 @@ def _explain(error: LaunchError, command: Command) -> CallError:
     }
     if error.stage == "exec" and error.number in told:
         message, remedy = told[error.number]
+        if command.kind == "module":
+            remedy = "show its folder and run there: --bind-ro DIR:/m --cwd /m -m MODULE"
         return CallError(error.number, f"spawn: {message}", remedy=remedy)
     return CallError(error.number, f"spawn: {error.stage}: {error.message}")
 

@@ -3,6 +3,7 @@
 import enum
 import errno
 import signal as linux
+from collections import deque
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import trio
@@ -147,6 +148,8 @@ class Process:
     """It got a SIGTERM that no handler of its own takes; the proven kill follows."""
     ended_wall_ns: int = 0
     usage: Usage = field(factory=Usage)
+    written: deque[tuple[int, int]] = field(factory=deque[tuple[int, int]])
+    """Signals that were written to proc/signal and not sent yet: number, and the agent that wrote (0: the host)."""
     held: bool = False
     """Stopping or stopped: no call of it is served or answered."""
     stop_wanted: bool = False

@@ -151,11 +151,15 @@ def _signal(kernel: Kernel, process: Process, who: Who, data: bytes) -> None:
         if refused is not None:
             raise refused
 
-    async def later() -> None:
-        await trio.lowlevel.checkpoint()
-        if process.alive:
-            sender = f"agent {who.agent}" if who.agent else "root"
-            delivery.send(kernel, process, row.number, who.agent, f"written to proc/signal by {sender}")
-            kernel.flush()
+    process.written.append((row.number, who.agent))
+    kernel.start(_deliver_written, kernel, process)
 
-    kernel.start(later)
+
+async def _deliver_written(kernel: Kernel, process: Process) -> None:
+    """Tasks start in any order, so each takes from the queue whatever comes first there."""
+    await trio.lowlevel.checkpoint()
+    while process.written and process.alive:
+        number, agent = process.written.popleft()
+        sender = f"agent {agent}" if agent else "root"
+        delivery.send(kernel, process, number, agent, f"written to proc/signal by {sender}")
+    kernel.flush()

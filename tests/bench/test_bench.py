@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from emulation import on_a_real_machine
 
 BENCH = Path(__file__).resolve().parents[2] / "bench"
 sys.path.insert(0, str(BENCH))
@@ -23,11 +24,6 @@ sys.path.insert(0, str(BENCH))
 from harness import cage, figures, native, processes, report  # noqa: E402 - found through the line above
 
 from agentix_kernel.world import Limits  # noqa: E402 - likewise
-
-with open("/proc/cpuinfo", encoding="utf-8") as _cpuinfo:
-    EMULATED = "QEMU TCG" in _cpuinfo.read()
-on_a_real_machine = pytest.mark.skipif(EMULATED, reason="an emulated processor: no measure means anything on it")
-
 
 UNIT = re.compile(r"_(us|ms|mb|ops_s|share|ratio_to_\w+)\Z")
 GOALS = {"syscall": 6, "spawn": 5, "kill": 4}

@@ -4,6 +4,8 @@ import errno
 import os
 import time
 
+from emulation import on_a_real_machine
+
 from agentix_syscalls import calls, signals
 
 from .conftest import Attacker, resident
@@ -75,6 +77,7 @@ def slowest(kernel, victim, seconds: float = 2.0) -> float:
     return worst
 
 
+@on_a_real_machine
 def test_reading_the_record_all_the_time_does_not_hold_up_others(kernel, attack, scripts):
     _, victim = attack()
     _, noisy = attack()
@@ -87,6 +90,7 @@ def test_reading_the_record_all_the_time_does_not_hold_up_others(kernel, attack,
     assert slowest(kernel, victim) < 0.5
 
 
+@on_a_real_machine
 def test_listing_a_huge_folder_over_and_over_does_not_hold_up_others(kernel, attack):
     _, victim = attack()
     _, attacker = attack()
@@ -98,6 +102,7 @@ def test_listing_a_huge_folder_over_and_over_does_not_hold_up_others(kernel, att
     assert slowest(kernel, victim) < 0.5
 
 
+@on_a_real_machine
 def test_long_calls_on_many_connections_do_not_hold_up_others(kernel, attack):
     """Each walks 40 links of some 2,000 parts: 2 ms of the kernel's time a call, 3,000 of them at once."""
     _, victim = attack()
@@ -114,6 +119,7 @@ def test_long_calls_on_many_connections_do_not_hold_up_others(kernel, attack):
         sock.close()
 
 
+@on_a_real_machine
 def test_open_listings_of_a_huge_folder_are_bounded(kernel, scripts):
     agent = kernel.spawn(scripts("""
 import os

@@ -319,3 +319,16 @@ def test_a_kill_leaves_nothing_of_a_crowd(kernel):
             continue
     assert uid not in owners
     assert kernel.agent(agent)["processes"] == 0
+
+
+def test_signals_written_to_a_file_are_sent_in_the_order_in_which_they_were_written(kernel):
+    agent = kernel.spawn("--", "/bin/sleep", "60")
+    note = kernel.tree(agent, "proc/signal")
+    for _ in range(30):
+        for word in ("STOP", "CONT"):
+            with open(note, "w") as file:
+                file.write(word)
+    kernel.until(lambda: kernel.agent(agent)["state"] == "running")
+    sent = [row["data"]["signal"] for row in kernel.rows("trace", agent) if row["kind"] == "signal"]
+    assert sent == ["SIGSTOP", "SIGCONT"] * 30
+    kernel.ctl("rm", "-f", agent, check=0)

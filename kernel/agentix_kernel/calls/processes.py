@@ -49,6 +49,13 @@ def least(parent: Limits, wanted: Limits) -> Limits:
                   low(parent.pids, wanted.pids), low(parent.timeout_s, wanted.timeout_s))
 
 
+def _spent(process: Process) -> str:
+    count = process.policy.spawn_max
+    if not count:
+        return "it may spawn no agents (its operator gives it some with --spawn-max N)"
+    return f"the {count} agents that it may spawn are spawned, or promised to its children"
+
+
 def _left(kernel: Kernel, process: Process) -> Limits:
     """The parent's limits, of its time what is left: or a chain of children would live on and on."""
     limits = process.limits
@@ -69,8 +76,7 @@ def spawn(kernel: Kernel, process: Process, kind: str, argv: tuple[str, ...],
     policy = process.policy.narrowed(checked.get("mode"), rules_of(checked), checked.get("spawn_max"))
     if process.spawned + lifecycle.family_of(policy) > process.policy.spawn_max:
         rule = f"spawn at most {process.policy.spawn_max}"
-        raise denials.refuse(kernel, process, "dispatch", "SPAWN", argv[0], f"the {process.policy.spawn_max} agents "
-                             "that it may spawn are spawned, or promised to its children", rule)
+        raise denials.refuse(kernel, process, "dispatch", "SPAWN", argv[0], _spent(process), rule)
     limits = least(_left(kernel, process), limits_of(checked, kernel.config))
     return _spawn(kernel, process, command, limits, policy, checked.get("name"))
 
@@ -137,7 +143,8 @@ def signal(kernel: Kernel, process: Process, agent: int, number: int) -> None:
         raise denials.refuse(kernel, process, "signals", "SIGNAL", f"agent {agent}", f"{row.name} is sent by the "
                              "kernel or by root alone", f"signals: {row.name} is not an agent's to send")
     if agent != process.id and agent not in process.children:
-        if agent not in kernel.table.by_id:
+        stranger = kernel.table.by_id.get(agent)
+        if stranger is None or (stranger.parent == process.id and not stranger.alive):
             raise CallError(errno.ESRCH, f"SIGNAL: agent {agent}: no such agent")
         raise denials.refuse(kernel, process, "signals", "SIGNAL", f"agent {agent}", f"agent {agent} is neither itself "
                              "nor an own child", "signals: itself and own children")

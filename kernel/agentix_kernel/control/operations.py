@@ -182,7 +182,9 @@ async def doctor(client: "Client") -> list[dict[str, Any]]:
 
 def trace(client: "Client", target: Any, follow: bool, tail: int | None) -> AsyncGenerator[dict[str, Any]]:
     kernel = client.kernel
-    agent = None if target is None else kernel.table.find(target).id
+    # By its id also a removed agent is asked for: its record stays.
+    known = target is None or (type(target) is int and 0 < target <= kernel.registry.last_id)
+    agent = target if known else kernel.table.find(target).id
     return flight.stream(kernel.journal, agent=agent, follow=follow, tail=tail)
 
 

@@ -199,8 +199,20 @@ class Verbs(click.Group):
         sys.exit(self._status(args, {**more, "prog_name": "agentctl", "standalone_mode": False}))
 
     def _status(self, args: tuple[Any, ...], more: dict[str, Any]) -> int:
+        if sys.stdout is None:  # pyright: ignore[reportUnnecessaryComparison] - closed by whoever started us
+            sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - for as long as we live
         try:
             status = super().main(*args, **more)
+            sys.stdout.flush()
+        except click.exceptions.NoArgsIsHelpError as error:
+            click.echo(error.ctx.get_help(), err=True)
+            return error.exit_code
+        except OSError as error:
+            if error.errno != errno.ENOSPC:
+                raise
+            sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - what is buffered would fail again at the exit
+            complain(f"the output cannot be written: {error.strerror}")
+            return 1
         except click.UsageError as error:
             path = error.ctx.command_path if error.ctx is not None else "agentctl"
             click.echo(f"{path}: {error.format_message()} See {path} --help.", err=True)

@@ -175,7 +175,7 @@ def _spawn(client: Client, command: Command, given: dict[str, Any], fds: list[in
 @spawn_options
 @verb(cls=LaunchVerb, failure=AGENTIX_FAILED, examples=(
     ("agentctl run agent.py --verbose", "a Python script, with an argument of its own"),
-    ("agentctl run --memory 1G --timeout 5m --deny WRITE:/state -m bot", "a module, within limits"),
+    ("agentctl run --memory 1G --bind-ro .:/m --cwd /m -m bot", "a module of this folder"),
     ("agentctl run --bind-ro ~/data:/data -- bash -c 'ls /data'", "any program of the sandbox"),
 ))
 @click.option("--rm", "remove", is_flag=True, help="Remove the agent and its files when it has ended.")
@@ -192,7 +192,7 @@ def run(which: Which, command: Command, *, remove: bool, **options: Any) -> int:
 @spawn_options
 @verb(cls=LaunchVerb, failure=AGENTIX_FAILED, examples=(
     ("agentctl spawn --name scout agent.py", "prints the id of the new agent"),
-    ("agentctl wait $(agentctl spawn -m bot)", "the same as run, without the output"),
+    ("agentctl wait $(agentctl spawn bot.py)", "the same as run, without the output"),
 ))
 @click.option("--json", "as_json", is_flag=True, help="Print id, life, name and uid as JSON.")
 def spawn(which: Which, command: Command, *, as_json: bool, **options: Any) -> None:

@@ -69,7 +69,8 @@ def _running(program: str, prefix: str) -> Generator[None, None, None]:
         yield
     finally:
         _shut_down(child, Which(prefix))
-        complain(f"kernel ended; its record stays under {prefix}")
+        complain(f"kernel ended; its record stays under {prefix}: agentd --prefix {prefix} --daemon, then agentctl "
+                 f"--prefix {prefix} trace")
 
 
 def _await_ready(child: "subprocess.Popen[bytes]", which: Which, log_path: str) -> None:

@@ -1,0 +1,8 @@
+"""Whether this machine's processor is emulated, where no measure of time means anything: the guest of `make vmtest`."""
+
+import pytest
+
+with open("/proc/cpuinfo", encoding="utf-8") as _cpuinfo:
+    EMULATED = "QEMU TCG" in _cpuinfo.read()
+
+on_a_real_machine = pytest.mark.skipif(EMULATED, reason="an emulated processor: no measure means anything on it")

@@ -83,6 +83,7 @@ def _to_background(config: Any) -> None:
     """Fork; the parent exits 0 once the child is ready, or 1 with the reason in the log."""
     os.makedirs(config.state_dir, 0o700, exist_ok=True)
     log_path = f"{config.state_dir}/{LOG_NAME}"
+    told_before = os.path.getsize(log_path) if os.path.exists(log_path) else 0
     reader, writer = os.pipe()
     if os.fork():
         os.close(writer)
@@ -90,8 +91,9 @@ def _to_background(config: Any) -> None:
         if ready:
             print(f"agentd: ready; its log is {log_path}", file=sys.stderr)
             os._exit(0)
-        with open(log_path, encoding="utf-8", errors="replace") as file:
-            print("".join(file.readlines()[-5:]), end="", file=sys.stderr)
+        with open(log_path, "rb") as file:  # a kernel that runs may have written there before
+            file.seek(told_before)
+            print(file.read().decode("utf-8", "replace"), end="", file=sys.stderr)
         os._exit(EXIT_REFUSED)
     os.close(reader)
     os.setsid()

@@ -77,7 +77,7 @@ OPTIONS: Final = (
     Option("timeout_s", types.positive, "--timeout SECONDS", "kill it after so many seconds", inherited=True),
     Option("deny", types.texts, "--deny CALL[:PATH]", "deny a call, below a path of its tree if one is given",
            inherited=True),
-    Option("mode", mode, "--mode MODE", "what a violation does: strict kills, enforce refuses, audit records",
+    Option("mode", mode, "--mode MODE", "what a violation does: strict kills, enforce (default) refuses, audit records",
            inherited=True),
     Option("spawn_max", types.uint, "--spawn-max N", "agents it may spawn in its life (default 0)", inherited=True),
     Option("binds", types.anything, "--bind-ro HOST:PATH, --bind HOST:PATH",

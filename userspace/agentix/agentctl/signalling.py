@@ -43,7 +43,7 @@ def _send(which: Which, agents: tuple[int | str, ...], signal: int, *, group: bo
 @verb(cls=KillVerb, examples=(
     ("agentctl kill scout", "ask it to end (SIGTERM)"),
     ("agentctl kill -9 -g 7", "kill it and all that it spawned"),
-    ("agentctl kill -USR1 7 8", "ask two for a checkpoint"),
+    ("agentctl kill -USR1 7 8", "two at once; without a handler it ends them"),
 ))
 @click.option("-s", "--signal", type=read_signal, default="TERM", metavar="SIG", show_default=True,
               help="Name, or Linux's number; -SIG does as well.")

@@ -182,12 +182,18 @@ def _watch(kernel: Kernel, process: Process) -> Watch:
         denials.by_seccomp(kernel, process, call, f"pid {call.pid}")
 
     def out_of_memory() -> None:
-        detail = f"out of memory: over the limit of {process.limits.memory_bytes} bytes"
-        kernel.record(records.LIMIT, process, data=("memory", detail))
-        doom(kernel, process, End(Why.MEMORY, signal="SIGKILL", detail=detail))
-        kernel.flush()
+        if process.doom is None:
+            end = _memory_end(process)
+            kernel.record(records.LIMIT, process, data=("memory", end.detail))
+            doom(kernel, process, end)
+            kernel.flush()
 
     return Watch(denied, out_of_memory)
+
+
+def _memory_end(process: Process) -> End:
+    detail = f"out of memory: over the limit of {process.limits.memory_bytes} bytes"
+    return End(Why.MEMORY, signal="SIGKILL", detail=detail)
 
 
 async def _supervise(kernel: Kernel, process: Process) -> None:
@@ -220,7 +226,7 @@ def _classify(process: Process, ended: Ended) -> End:
         name = f"SIG{number}"
     usage = process.usage
     if number == linux.SIGKILL and usage.oom_kills:
-        return End(Why.MEMORY, signal=name, detail="out of memory")
+        return _memory_end(process)
     return End(Why.SIGNAL, signal=name, detail=f"ended by the Linux signal {name}")
 
 
@@ -230,6 +236,8 @@ async def _bury(kernel: Kernel, process: Process, ended: Ended) -> None:
     assert sandbox is not None
     process.usage = sandbox.usage()
     end = _classify(process, ended)
+    if end.why is Why.MEMORY and process.doom is None:  # Linux killed all of it before its word of that reached us
+        kernel.record(records.LIMIT, process, data=("memory", end.detail))
     process.doom = end
     process.held = True
     for session in list(process.sessions):

@@ -8,6 +8,7 @@ import trio
 
 from agentix_kernel.journal import read
 from agentix_kernel.journal.follow import Missed
+from agentix_kernel.journal.format import name_of
 from agentix_kernel.journal.journal import Journal
 from agentix_kernel.journal.read import Record
 from agentix_syscalls import records
@@ -78,11 +79,16 @@ def verify(journal: Journal) -> dict[str, Any]:
     """Check the whole chain; run in a thread."""
     from agentix_kernel.journal.verify import verify as verify_chain
 
+    published = journal.published
     report = verify_chain(journal.disk, journal.key)
+    problems = [{"segment": problem.segment, "offset": problem.offset, "what": problem.what}
+                for problem in report.problems]
+    if report.ok and report.last_seq < published:  # after a crash a torn end; this kernel knows what it wrote
+        problems.append({"segment": name_of(journal.segment), "offset": 0, "what": f"records {report.last_seq + 1} to "
+                         f"{published} were written by this kernel and are not whole any more"})
     return {
-        "ok": report.ok, "records": report.records, "groups": report.groups, "segments": report.segments,
+        "ok": not problems, "records": report.records, "groups": report.groups, "segments": report.segments,
         "first_seq": report.first_seq, "last_seq": report.last_seq, "torn_tail": report.torn_tail,
-        "problems": [{"segment": problem.segment, "offset": problem.offset, "what": problem.what}
-                     for problem in report.problems],
+        "problems": problems,
         "text": report.text(),
     }

@@ -142,6 +142,11 @@ class Journal:
         return self.published
 
     @property
+    def segment(self) -> int:
+        """Number of the segment that is written to."""
+        return self._number
+
+    @property
     def failed(self) -> JournalError | None:
         return self._committer.failed or self._refused
 

@@ -13,7 +13,7 @@ import sys
 import time
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
-from typing import Any, Final
+from typing import Any
 
 import trio
 from attrs import define, field
@@ -33,8 +33,6 @@ from agentix_kernel.world import World
 from agentix_syscalls import __version__, records
 from agentix_vfs.fuse.server import FuseServer
 from agentix_vfs.tree import Tree
-
-DAEMON_OPTIMISED: Final = "agentd refuses python -O: its assertions guard hand-over points in production"
 
 
 class BootError(Exception):

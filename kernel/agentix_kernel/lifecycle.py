@@ -362,8 +362,6 @@ async def _continue(kernel: Kernel, process: Process) -> None:
         process.held = False
         process.state = State.RUNNING
         kernel.record(records.STATE, process, data=("running", "continued"))
-        process.unheld.set()
-        process.unheld = trio.Event()
         if kernel.doors:
             kernel.doors.resume(process)
         _moved(kernel, process)

@@ -154,7 +154,6 @@ class Process:
     """Stopping or stopped: no call of it is served or answered."""
     stop_wanted: bool = False
     """What the last of SIGSTOP and SIGCONT asked for."""
-    unheld: trio.Event = field(factory=trio.Event)
     changed: trio.lowlevel.ParkingLot = field(factory=trio.lowlevel.ParkingLot)
     freezing: trio.CancelScope | None = None
     steering: trio.Lock = field(factory=trio.Lock)

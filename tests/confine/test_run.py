@@ -7,8 +7,9 @@ import signal
 import pytest
 import trio
 
-from agentix_kernel.confine.sandbox import DOORBELL
+from agentix_kernel.confine import zygote
 from agentix_kernel.world import Bind, Ended, LaunchError
+from agentix_syscalls.signals import DOORBELL
 
 
 async def test_script_sees_what_python_would_give_it(lab):
@@ -194,7 +195,7 @@ async def test_doorbell_before_libc_is_ready_kills_nobody(lab):
     for _ in range(10):
         assert program.sandbox.ring_doorbell()
     assert program.sandbox.ended is None
-    assert int(DOORBELL) == 35
+    assert int(DOORBELL) == int(zygote.DOORBELL) == 35
 
 
 async def test_orphans_are_reaped(lab):

@@ -19,8 +19,8 @@ from agentix_kernel.confine import leash, listener, messages
 from agentix_kernel.confine.attendant import Attendant
 from agentix_kernel.confine.zygotes import Profile
 from agentix_kernel.world import KILL_DEADLINE_S, Confined, Ended, LaunchError, Usage, Watch
+from agentix_syscalls.signals import DOORBELL
 
-DOORBELL: Final = signal.SIGRTMIN + 1
 _PESTER_S: Final = 0.05
 """While a kill is not proven: how often to answer again what it may wait for, and to send it again."""
 _DENIALS_A_TICK: Final = 16

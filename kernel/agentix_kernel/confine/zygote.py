@@ -21,6 +21,7 @@ from typing import Any, Final
 from agentix_kernel.confine import child, leash, linux, messages, privileges, template
 
 DOORBELL: Final = signal.SIGRTMIN + 1
+"""signals.DOORBELL, held equal by a test: importing that table would put attrs into every agent's pages."""
 _NAMESPACES: Final = (linux.CLONE_NEWPID | linux.CLONE_NEWNS | linux.CLONE_NEWIPC | linux.CLONE_NEWUTS
                       | linux.CLONE_NEWCGROUP)
 _LIMITS: Final = (

@@ -1,0 +1,25 @@
+"""What each control operation does. Each gets the client and its checked arguments; the rooms are named by what they
+are about, and a function by its row in agentix_syscalls.control.
+"""
+
+from collections.abc import Callable
+from types import ModuleType
+from typing import Any, Final
+
+from agentix_kernel.control.operations import agents, kernel, launch, record
+from agentix_syscalls.control import CONTROLS
+
+ROOMS: Final = (kernel, launch, agents, record)
+
+
+def _find(name: str) -> Callable[..., Any]:
+    found: list[Callable[..., Any]] = [getattr(room, name) for room in ROOMS if _owns(room, name)]
+    assert len(found) == 1, f"{name}: one room has it"
+    return found[0]
+
+
+def _owns(room: ModuleType, name: str) -> bool:
+    return getattr(getattr(room, name, None), "__module__", None) == room.__name__
+
+
+OPERATIONS: Final = {row.name: _find(row.name) for row in CONTROLS}

@@ -1,0 +1,81 @@
+"""About agents that are there: the table of them, signals, their ends, their removal."""
+
+import errno
+from typing import TYPE_CHECKING, Any
+
+import trio
+
+from agentix_kernel import about, delivery, lifecycle
+from agentix_kernel.process import Process, State
+from agentix_syscalls import records
+from agentix_syscalls.errors import CallError
+from agentix_syscalls.signals import BY_NUMBER
+
+if TYPE_CHECKING:
+    from agentix_kernel.control.server import Client
+
+
+async def ps(client: "Client", all_: bool) -> list[dict[str, Any]]:
+    kernel = client.kernel
+    return [about.row(kernel, process) for _, process in sorted(kernel.table.by_id.items())
+            if all_ or process.state is not State.DEAD]
+
+
+async def signal(client: "Client", target: Any, number: int, group: bool) -> list[int]:
+    kernel = client.kernel
+    process = kernel.table.find(target)
+    row = BY_NUMBER.get(number)
+    if row is None:
+        raise CallError(errno.EINVAL, f"signal {number}: no such signal", remedy="agentctl signals lists them")
+    if row.operator_only and client.peer.uid != 0:
+        raise CallError(errno.EPERM, f"{row.name} is sent by the kernel or by root alone")
+    if not process.alive:
+        raise CallError(errno.ESRCH, f"agent {process.id} ({process.name}) has ended: {_how(process)}")
+    whole = group or number in {BY_NUMBER[8].number, BY_NUMBER[9].number}
+    family = kernel.table.family(process) if whole else [process]
+    who = f"uid {client.peer.uid}, pid {client.peer.pid}"
+    seq = 0
+    for member in family:
+        seq = delivery.send(kernel, member, number, 0, f"sent by the operator ({who})")
+    await kernel.settle(seq)
+    return [member.id for member in family]
+
+
+def _how(process: Process) -> str:
+    return process.end.detail if process.end else "never ran"
+
+
+async def wait(client: "Client", target: Any, timeout_s: float | None) -> dict[str, Any]:
+    process = client.kernel.table.find(target)
+    with trio.move_on_after(float("inf") if timeout_s is None else timeout_s):
+        await process.gone.wait()
+        return about.row(client.kernel, process)
+    raise CallError(errno.ETIMEDOUT, f"agent {process.id} ({process.name}) is still {process.state.value}")
+
+
+async def rm(client: "Client", target: Any) -> int:
+    kernel = client.kernel
+    process = kernel.table.find(target)
+    if process.state is not State.DEAD:
+        raise CallError(errno.EBUSY, f"agent {process.id} ({process.name}) is {process.state.value}",
+                        remedy="agentctl kill it first, or `agentctl rm -f`" if process.alive
+                        else "its parent has not waited for it yet")
+    if process.log is not None:
+        process.log.close()
+    lifecycle.forget(kernel, process)
+    await kernel.settle(kernel.record(records.REMOVE, process, data=(process.name,)))
+    return process.id
+
+
+async def inspect(client: "Client", target: Any) -> dict[str, Any]:
+    return about.inspect(client.kernel, client.kernel.table.find(target))
+
+
+async def verify(client: "Client", target: Any) -> dict[str, Any]:
+    kernel = client.kernel
+    process = kernel.table.find(target)
+    if process.sandbox is None or not process.alive:
+        raise CallError(errno.EINVAL, f"agent {process.id} ({process.name}) is not alive; nothing confines it")
+    rows = await trio.to_thread.run_sync(kernel.world.sandboxes.verify, process.sandbox)
+    return {"layers": rows, "processes": len(process.sandbox.pids()),
+            "ok": all(row["state"] != "off" for row in rows)}

@@ -48,6 +48,7 @@ def _entry(call: Call) -> Entry:
 
 ENTRIES: Final = {call.number: _entry(call) for call in calls.CALLS}
 HELLO: Final = calls.SYS_HELLO
+CANCEL: Final = calls.SYS_CANCEL
 
 
 @define(eq=False, repr=False)
@@ -138,14 +139,15 @@ def serve(session: Session, operation: int, flags: int, user_data: int, body: by
 
 def _run(session: Session, entry: Entry, args: list[Any]) -> Any:
     """Judge and run. A blocking call's handler returns a coroutine."""
-    call = entry.call
-    if entry.run is None:
-        if call.number == HELLO:
-            return _hello(session, *args)
+    call, process = entry.call, session.process
+    if call.number == HELLO:
+        return _hello(session, *args)
+    if entry.run is None and call.number != CANCEL:
         raise CallError(errno.ENOSYS, f"{call.name}: {call.support}", remedy="agentctl syscalls shows what is built")
-    process = session.process
     if process.policy.rules:
         judge(session.kernel, process, call, entry.path_at, args)
+    if entry.run is None:
+        return _cancel(session, *args)
     return entry.run(session.kernel, process, *args)
 
 
@@ -200,6 +202,14 @@ def _hello(session: Session, version: int, features: int) -> list[Any]:
     return [wire.PROTOCOL, 0, process.id, process.life, process.name]
 
 
+def _cancel(session: Session, user_data: int) -> None:
+    """The call that waits answers for itself: it may have been done in this very tick, and its result is not lost."""
+    scope = session.pending.get(user_data)
+    if scope is None:
+        raise CallError(errno.ESRCH, f"CANCEL: no call with the user data {user_data} waits on this connection")
+    scope.cancel()
+
+
 def _wait_for(session: Session, entry: Entry, user_data: int, args: list[Any],
               coroutine: Coroutine[Any, Any, Any]) -> None:
     if user_data in session.pending:
@@ -226,12 +236,12 @@ async def _finish(session: Session, entry: Entry, user_data: int, args: list[Any
             if isinstance(result, Recorded):
                 seq, result = result.seq, result.value
             reply = wire.frame(operation, wire.F_REPLY, user_data, wire.pack(result))
-        _waited(session, user_data)
         if scope.cancelled_caught:
-            _note(kernel, process, entry, args, records.FAILED, errno.ECANCELED, "its caller went away")
-        else:
-            noted = _note(kernel, process, entry, args, records.ALLOWED)
-            kernel.post(session, reply, noted if entry.call.durable else seq)
+            went = session.closed or process.doom is not None
+            raise CallError(errno.ECANCELED, "its caller went away" if went else f"{entry.call.name}: cancelled")
+        _waited(session, user_data)
+        noted = _note(kernel, process, entry, args, records.ALLOWED)
+        kernel.post(session, reply, noted if entry.call.durable else seq)
     except CallError as error:
         _waited(session, user_data)
         _fail(session, entry, operation, user_data, args, error, denied=bool(error.rule))

@@ -78,6 +78,10 @@ async def run(kernel: Kernel, caller: Process, name: str, argv: tuple[str, ...],
         kernel.record(records.TOOL, caller, phase=records.OUTCOME, verdict=records.FAILED, correlation=correlation,
                       data=(name, None, error.message))
         raise
+    except BaseException:  # cancelled, also as a group of nurseries' making: what was begun is closed in the record
+        kernel.record(records.TOOL, caller, phase=records.OUTCOME, verdict=records.FAILED, correlation=correlation,
+                      data=(name, None, "given up before its end; killed"))
+        raise
     finally:
         kernel.registry.free_uid(uid)
     out, err = outputs

@@ -137,21 +137,22 @@ CALLS: Final = (
          (("EPERM", "the policy allows no (more) children"), ("ENOENT", "the executable or module does not exist"),
           ("ENOEXEC", "not an executable of this machine"), ("EACCES", "not executable"),
           ("EEXIST", "the name is taken"), ("EAGAIN", "the kernel has as many agents as it may"),
-          ("E2BIG", "arguments over 128 KiB"), ("ENOMEM", "no memory for another process")),
+          ("E2BIG", "arguments over 128 KiB"), ("ENOMEM", "no memory for another process"),
+          ("ECANCELED", "cancelled before it began; one that has begun is finished, and answers with the agent's id")),
          capability="agent:spawn", writes=True, blocking=True, durable=True),
     Call(17, "EXEC", "Run a tool through the kernel, in a sandbox and with a uid of its own.",
          (Arg("tool", types.text, "name; shell.execute for now"), Arg("arguments", types.mapping, "as its schema says"),
           Arg("timeout_s", types.seconds, "seconds at most; nil for the tool's own limit", None)),
          "the tool's result (a map)",
          (("ENOENT", "no such tool"), ("ETIMEDOUT", "did not end in time; killed"),
-          ("EAGAIN", "too many tools at once")),
+          ("EAGAIN", "too many tools at once"), ("ECANCELED", "cancelled by the caller; killed")),
          capability="tool:exec", writes=True, blocking=True),
     Call(18, "WAIT", "Wait for a child to end.",
          (Arg("agent", types.integer, "id of a child, or -1 for any"), Arg("flags", types.uint, "WNOHANG", 0),
           Arg("timeout_s", types.seconds, "seconds at most, or nil", None)),
          "[agent id, exit code or nil, signal name or nil, why], or nil with WNOHANG",
          (("ECHILD", "not a child of the caller"), ("ETIMEDOUT", "none ended in time"),
-          ("EAGAIN", "too many calls of the agent wait already")),
+          ("EAGAIN", "too many calls of the agent wait already"), ("ECANCELED", "cancelled by the caller")),
          capability="agent:wait", blocking=True),
     Call(19, "EXIT", "End the caller with this status. Does not return.",
          (Arg("status", types.uint, "exit status, 0 to 255", 0),), "never", writes=True, durable=True),
@@ -171,7 +172,7 @@ CALLS: Final = (
          (Arg("set", types.mask, "signals"), Arg("timeout_s", types.seconds, "seconds at most, or nil", None),
           Arg("flags", types.uint, "SIGWAIT_DELIVERABLE: only what a handler is due for; never waits", 0)),
          "[signal, sender id, why], or nil with SIGWAIT_DELIVERABLE and nothing due",
-         (("EAGAIN", "none came in time"),), blocking=True),
+         (("EAGAIN", "none came in time"), ("ECANCELED", "cancelled by the caller")), blocking=True),
     _planned(32, "PIPE", "Make a typed pipe.", "Tools and talk"),
     _planned(33, "SEND", "Send a message.", "Tools and talk"),
     _planned(34, "RECV", "Receive a message.", "Tools and talk"),
@@ -190,6 +191,10 @@ CALLS: Final = (
     Call(57, "SYSINFO", "About this kernel.", (), "{version, protocol, boot, uptime_s, agents, layers}"),
     _planned(64, "RING_SETUP", "Set up a ring.", "The system-call path"),
     _planned(65, "RING_ENTER", "Submit to a ring.", "The system-call path"),
+    Call(66, "CANCEL", "Cancel a call of this connection that waits. It is answered all the same: with ECANCELED, or, "
+         "when it was done by then, with its result.",
+         (Arg("user_data", types.user_data, "the user data of that call's frame"),), "nil",
+         (("ESRCH", "no call with this user data waits: it is answered already, or never was one"),)),
 )
 
 BY_NUMBER: Final = {call.number: call for call in CALLS}
@@ -213,5 +218,5 @@ SYS_PIPE, SYS_SEND, SYS_RECV, SYS_SNAPSHOT, SYS_ROLLBACK = (BY_NAME[n].number fo
     "PIPE", "SEND", "RECV", "SNAPSHOT", "ROLLBACK"))
 SYS_CHECKPOLICY, SYS_GETPOLICY, SYS_GRANT, SYS_REVOKE, SYS_CAPS = (BY_NAME[n].number for n in (
     "CHECKPOLICY", "GETPOLICY", "GRANT", "REVOKE", "CAPS"))
-SYS_RUSAGE, SYS_SYSINFO, SYS_RING_SETUP, SYS_RING_ENTER = (BY_NAME[n].number for n in (
-    "RUSAGE", "SYSINFO", "RING_SETUP", "RING_ENTER"))
+SYS_RUSAGE, SYS_SYSINFO, SYS_RING_SETUP, SYS_RING_ENTER, SYS_CANCEL = (BY_NAME[n].number for n in (
+    "RUSAGE", "SYSINFO", "RING_SETUP", "RING_ENTER", "CANCEL"))

@@ -54,6 +54,12 @@ def mask(value: Any) -> int:
     return value
 
 
+def user_data(value: Any) -> int:
+    if type(value) is not int or not 0 <= value <= U64_MAX:
+        raise BadArgument("wants user data of a frame (an unsigned 64-bit number)")
+    return value
+
+
 def boolean(value: Any) -> bool:
     if type(value) is not bool:
         raise BadArgument(f"wants true or false, got {kind(value)}")

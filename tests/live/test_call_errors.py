@@ -99,7 +99,7 @@ CASES: dict[tuple[str, str], str] = {
     ("SIGNAL", "ESRCH"): "call('SIGNAL', 1 << 40, 5)", ("SIGNAL", "EPERM"): "call('SIGNAL', me, 8)",
     ("SIGACTION", "EINVAL"): "call('SIGACTION', 4, 2)",
     ("SIGWAIT", "EAGAIN"): "call('SIGWAIT', 1 << 6, 0.05)",
-    ("CHECKPOLICY", "EINVAL"): "call('CHECKPOLICY', 'NOPE')",
+    ("CHECKPOLICY", "EINVAL"): "call('CHECKPOLICY', 'NOPE')", ("CANCEL", "ESRCH"): "call('CANCEL', 99)",
 }
 CASES |= {(name, error): f"call('{name}', {path}{more})" for name, more in MORE.items() for error, path in WALK.items()}
 
@@ -110,6 +110,8 @@ ELSEWHERE = {
     ("WRITE", "ENOSPC"): "test_full_disk", ("SYNC", "ENOSPC"): "test_full_disk",
     ("SPAWN", "EAGAIN"): "test_as_many_as_there_may_be", ("EXEC", "EAGAIN"): "test_as_many_as_there_may_be",
     ("SPAWN", "ENOMEM"): "tests/kernel/test_dispatch.py",
+    ("SPAWN", "ECANCELED"): "tests/kernel/test_cancel.py", ("EXEC", "ECANCELED"): "tests/kernel/test_cancel.py",
+    ("WAIT", "ECANCELED"): "tests/kernel/test_cancel.py", ("SIGWAIT", "ECANCELED"): "tests/kernel/test_cancel.py",
     ("WAIT", "EAGAIN"): "tests/hostile/test_floods.py", ("OPEN", "EAGAIN"): "tests/hostile/test_floods.py",
 }
 

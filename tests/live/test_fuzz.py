@@ -25,6 +25,7 @@ small = st.integers(0, 12) | strategies.numbers
 BY_TYPE = {
     types.path: paths, types.uint: small | st.sampled_from([calls.O_RDWR | calls.O_CREAT, calls.O_APPEND | 1, 0o101]),
     types.integer: small | st.just(-1), types.data: st.binary(max_size=99), types.mask: st.integers(0, types.U64_MAX),
+    types.user_data: small,
     types.seconds: st.sampled_from([0, 0.01, -1, 1e308, float("nan"), None]),
     types.argv: st.lists(st.text(max_size=9), max_size=4), types.boolean: st.booleans(),
     types.text: st.sampled_from(["exec", "script", "module", "shell.execute", "OPEN", "READ"]) | st.text(max_size=9),

@@ -15,9 +15,12 @@ from agentix_kernel.dispatch import Session, serve
 from agentix_kernel.kernel import Kernel
 from agentix_kernel.world import Confined, Ended, LaunchError, Usage, Watch
 from agentix_syscalls import wire
-from agentix_syscalls.calls import BY_NUMBER
+from agentix_syscalls.calls import BY_NUMBER, SYS_CANCEL
 
 LINUX_KILL = 9
+CANCELLED_SHARE = 0.15
+CANCEL_DATA = 1 << 40
+"""User data of every CANCEL: none of a call's own."""
 LAUNCH_ERRORS = ((errno.ENOENT, "exec", "no such file"), (errno.ENOMEM, "clone", "no memory"))
 
 
@@ -207,6 +210,8 @@ class SimAgent:
         kernel.flush()
         with trio.CancelScope() as scope:
             self.machine.nursery.start_soon(self._until_over, scope)
+            if self.machine.rng.random() < CANCELLED_SHARE:
+                self.machine.nursery.start_soon(self._give_up, self.user_data)
             await self._reply.wait()
         if self._answer is None:
             return None
@@ -220,6 +225,14 @@ class SimAgent:
             await self.sandbox.over.wait()
         if waiting is self._reply:
             scope.cancel()
+
+    async def _give_up(self, user_data: int) -> None:
+        """Another thread of the agent's cancels the call under way."""
+        session = self.session
+        assert session is not None
+        if await self.sandbox.step() and not session.closed and not session.process.held and not self.sandbox.frozen:
+            serve(session, SYS_CANCEL, 0, CANCEL_DATA, wire.pack((user_data,)))
+            session.kernel.flush()
 
     async def _unheld(self) -> bool:
         assert self.session is not None

@@ -179,7 +179,7 @@ class World:
             (calls.SYS_SIGWAIT, (signals.ALL_MASK, rng.random())),
             (calls.SYS_SIGWAIT, (signals.ALL_MASK, 0, calls.SIGWAIT_DELIVERABLE)),
             (calls.SYS_EXEC, ("shell.execute", {"command": "true"}, 1.0)), (calls.SYS_EXIT, (rng.randrange(3),)),
-            (calls.SYS_FORK, ()), (999, ()), (calls.SYS_READ, ("x", -1)),
+            (calls.SYS_CANCEL, (rng.randrange(5),)), (calls.SYS_FORK, ()), (999, ()), (calls.SYS_READ, ("x", -1)),
         ])
 
     # --- judgement -----------------------------------------------------------------------------------------------

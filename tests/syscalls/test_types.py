@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from agentix_syscalls import types
 from agentix_syscalls.types import BadArgument
 
-READERS = [types.uint, types.integer, types.mask, types.boolean, types.data, types.text, types.path, types.seconds,
-           types.positive, types.argv, types.texts, types.environ, types.mapping, types.anything,
+READERS = [types.uint, types.integer, types.mask, types.user_data, types.boolean, types.data, types.text, types.path,
+           types.seconds, types.positive, types.argv, types.texts, types.environ, types.mapping, types.anything,
            types.optional(types.uint), types.optional(types.path)]
 
 
@@ -29,7 +29,8 @@ def test_readers_refuse_only_with_a_sentence(value: object) -> None:
 
 @pytest.mark.parametrize(("read", "value"), [
     (types.uint, 0), (types.uint, types.I63_MAX), (types.integer, -types.I63_MAX), (types.integer, types.I63_MAX),
-    (types.mask, types.U64_MAX), (types.boolean, True), (types.data, b""), (types.text, ""),
+    (types.mask, types.U64_MAX), (types.user_data, types.U64_MAX), (types.boolean, True),
+    (types.data, b""), (types.text, ""),
     (types.text, "x" * types.TEXT_MAX_BYTES), (types.anything, {1: 2}), (types.mapping, {"a": 1}),
 ], ids=itertools.count())
 def test_accepted_as_it_is(read, value) -> None:
@@ -39,7 +40,8 @@ def test_accepted_as_it_is(read, value) -> None:
 @pytest.mark.parametrize(("read", "value"), [
     (types.uint, -1), (types.uint, types.I63_MAX + 1), (types.uint, True), (types.uint, 1.0), (types.uint, "1"),
     (types.integer, -types.I63_MAX - 1), (types.integer, types.I63_MAX + 1), (types.integer, None),
-    (types.mask, -1), (types.mask, types.U64_MAX + 1), (types.mask, True),
+    (types.mask, -1), (types.mask, types.U64_MAX + 1), (types.mask, True), (types.user_data, -1),
+    (types.user_data, types.U64_MAX + 1), (types.user_data, True), (types.user_data, "1"),
     (types.boolean, 1), (types.data, "text"), (types.data, bytearray(b"x")),
     (types.text, b"bytes"), (types.text, "a\0b"), (types.path, 3), (types.path, "a\0b"),
     (types.seconds, -1), (types.seconds, math.inf), (types.seconds, math.nan), (types.seconds, True),

@@ -1,4 +1,4 @@
-"""Which function serves which row of the call table. Rows missing here are planned ones, and HELLO (dispatch's)."""
+"""Which function serves which row of the call table. Missing here: planned ones, and HELLO and CANCEL (dispatch's)."""
 
 from collections.abc import Callable
 from typing import Any, Final

@@ -83,6 +83,7 @@ def spawn(kernel: Kernel, process: Process, kind: str, argv: tuple[str, ...],
 
 async def _spawn(kernel: Kernel, process: Process, command: Command, limits: Limits, policy: Policy,
                  name: str | None) -> Any:
+    await trio.lowlevel.checkpoint_if_cancelled()  # the last chance: what has begun is finished, and its id is told
     inherited = tuple(evolve(bind, source_fd=os.dup(bind.source_fd)) for bind in process.command.binds)
     child, seq = await lifecycle.spawn(kernel, evolve(command, binds=inherited), limits, policy, name, process)
     return Recorded(child.id, seq)

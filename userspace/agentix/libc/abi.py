@@ -69,6 +69,7 @@ SYS_RUSAGE: Final = 56
 SYS_SYSINFO: Final = 57
 SYS_RING_SETUP: Final = 64
 SYS_RING_ENTER: Final = 65
+SYS_CANCEL: Final = 66
 DOORBELL: Final = 35
 ALL_SIGNALS: Final = 8191
 
@@ -145,6 +146,7 @@ __all__ = [
     "SIG_IGN",
     "SIG_SETMASK",
     "SIG_UNBLOCK",
+    "SYS_CANCEL",
     "SYS_CAPS",
     "SYS_CHECKPOLICY",
     "SYS_CLOSE",

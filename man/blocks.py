@@ -200,7 +200,8 @@ def signal_rows() -> list[str]:
 def _signal(row: Any) -> list[str]:
     linux = f"Linux's number {row.linux}" if row.linux is not None else "not a signal of Linux"
     traits = [f"Number {row.number}", linux, f"default: {row.default.value}"]
-    traits += [] if row.catchable else ["never masked, ignored or handled"]
+    traits += {"never": ["never masked, ignored or handled"], "deferred": ["deferred by a mask, never handled"],
+               "yes": []}[row.caught]
     traits += ["sent by the kernel and root only"] if row.operator_only else []
     traits += ["passed on as the Linux signal when there is no handler"] if row.forwarded else []
     return [sentence(row.doc), sentence("; ".join(traits))]

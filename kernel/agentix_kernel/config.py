@@ -206,8 +206,9 @@ def _read(source: str, *, must_exist: bool) -> dict[str, Any]:
 def _value(source: str, name: str, value: Any) -> Any:
     key = BY_NAME.get(name)
     if key is None:
-        near = difflib.get_close_matches(name, BY_NAME, 1, 0.0)[0]
-        raise ConfigError(f"{source}: unknown key {name!r}; the nearest known one is {near!r} (see agentd.toml(5))")
+        near = difflib.get_close_matches(name, BY_NAME, 1)
+        hint = f"; the nearest known one is {near[0]!r}" if near else ""
+        raise ConfigError(f"{source}: unknown key {name!r}{hint} (see agentd.toml(5))")
     try:
         return key.check(value)
     except ValueError as error:

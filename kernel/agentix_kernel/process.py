@@ -30,6 +30,9 @@ class State(enum.Enum):
 
 
 ALIVE: Final = frozenset({State.READY, State.RUNNING, State.STOPPED})
+CANDIDATES_MAX: Final = 8
+SHOWN_MAX: Final = 80
+"""Of names: so many are told, and so many characters of one that is no agent's."""
 
 
 class Why(enum.Enum):
@@ -206,17 +209,29 @@ class ProcessTable:
         return found
 
     def find(self, target: Any) -> Process:
-        """By id or by name, as operators write it. Raises CallError(ESRCH, EINVAL)."""
+        """By id, by name, or by the beginning of one name, as operators write it; a whole name beats a beginning.
+
+        Raises CallError: ESRCH, and EINVAL for what names no agent or begins the names of several.
+        """
         if type(target) is int:
             return self.get(target)
-        if type(target) is not str:
-            raise CallError(errno.EINVAL, "an agent is named by its id (a number) or its name")
+        if type(target) is not str or not target:
+            raise CallError(errno.EINVAL, "an agent is named by its id (a number), its name or a beginning of it")
         if target.isdecimal() and len(target) <= 20:
             return self.get(int(target))
-        found = self.by_name.get(target)
-        if found is None:
-            raise CallError(errno.ESRCH, f"agent {target!r}: no such agent", remedy="agentctl ps -a lists them")
-        return found
+        return self.by_name.get(target) or self._begun(target)
+
+    def _begun(self, beginning: str) -> Process:
+        """The one agent whose name begins so."""
+        names = sorted(name for name in self.by_name if name.startswith(beginning))
+        shown = repr(beginning) if len(beginning) <= SHOWN_MAX else f"{beginning[:SHOWN_MAX]!r}..."
+        if not names:
+            raise CallError(errno.ESRCH, f"agent {shown}: no such agent", remedy="agentctl ps -a lists them")
+        if len(names) > 1:
+            more = f" and {len(names) - CANDIDATES_MAX} more" if len(names) > CANDIDATES_MAX else ""
+            raise CallError(errno.EINVAL, f"agent {shown}: {len(names)} names begin so: "
+                            f"{', '.join(names[:CANDIDATES_MAX])}{more}", remedy="write more of the name, or the id")
+        return self.by_name[names[0]]
 
     def alive(self) -> list[Process]:
         return [process for process in self.by_id.values() if process.alive]

@@ -23,7 +23,7 @@ class Control(Operation):
     root: bool = False
 
 
-_TARGET = Arg("agent", types.anything, "id (a number) or name (text)")
+_TARGET = Arg("agent", types.anything, "id (a number), name (text), or the beginning of one name")
 
 CONTROLS: Final = (
     Control(0, "hello", "Open a connection.",

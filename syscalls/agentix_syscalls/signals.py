@@ -35,6 +35,11 @@ class Signal:
     """Given to an agent without a handler (bash, node) as the Linux signal of the number `linux`."""
     doc: str
 
+    @property
+    def caught(self) -> str:
+        """What an agent can do about it, in a word: a mask only defers a stop."""
+        return "never" if not self.catchable else "deferred" if self.default is Default.STOP else "yes"
+
 
 SIGNALS: Final = (
     Signal(1, "SIGSTOP", 19, Default.STOP, True, False, False,

@@ -25,6 +25,7 @@ def test_every_key_has_a_default_that_passes_its_own_check(tmp_path):
 
 @pytest.mark.parametrize(("text", "told"), [
     ("memery_bytes = 1", "nearest known one is 'memory_bytes'"),
+    ("qqqqqqqq = 1", r"unknown key 'qqqqqqqq' \(see"),
     ("pids = 'many'", "pids: wants a whole number"),
     ("pids = 1", "from 3"),
     ("mount = 'relative'", "absolute path"),

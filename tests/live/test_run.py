@@ -1,5 +1,6 @@
 """agentctl run as people use it: with no kernel there, with Ctrl-C, and its exit statuses."""
 
+import errno
 import os
 import shutil
 import signal
@@ -8,6 +9,9 @@ import sys
 import tempfile
 
 import pytest
+
+from agentix.control import Client
+from agentix_syscalls.errors import CallError
 
 BIN = os.path.dirname(sys.executable)
 
@@ -93,9 +97,10 @@ def test_nobody_reads_on(kernel):
 
 BAD = [
     ((), 2, "What to run is missing"), (("--memory", "lots"), 2, "lots"), (("--name", "1st"), 2, "'1st'"),
-    (("--mode", "mild"), 2, "strict, enforce, audit"), (("--deny", "NOPE"), 125, "no system call is named"),
+    (("--mode", "mild"), 2, "strict, enforce, audit"), (("--deny", "NOPE"), 2, "no system call is named"),
     (("--pids", "1"), 2, "from 3"), (("--cwd", "here"), 2, "absolute"), (("--timeout", "-3"), 2, "-3"),
-    (("--deny", "OPEN:../x"), 125, "must start with '/'"), (("--nope",), 2, "No such option"),
+    (("--deny", "OPEN:../x"), 2, "must start with '/'"), (("--nope",), 2, "No such option"),
+    (("--memory", "1"), 2, "--memory: "),
     (("--env", "NOT_SET_ANYWHERE"), 2, "NAME=VALUE"),
 ]
 
@@ -112,14 +117,35 @@ def test_bad_options(kernel, flags, status, told):
     (("run", "--", "sh", "-c", "x" * 131_000, "x" * 9_999), 125, "over"), (("wait", "99999"), 125, "no such agent"),
     (("rm", "99999"), 1, "no such agent"), (("logs", "nobody"), 1, "'nobody'"), (("stop", "99999"), 1, "no such agent"),
     (("verify", "99999"), 1, "no such agent"), (("trace", "99999"), 1, "no such agent"),
-    (("inspect", "9" * 99), 1, "no such agent"),
+    (("inspect", "9" * 99), 1, "no such agent"), (("logs", ""), 1, "named by its id"),
+    (("rm", "x" * 131_000), 1, "no such agent"), (("kill", "\x1b[31m\n"), 1, r"'\x1b[31m\n'"),
+    (("run", "--memory", "9" * 131_000, "x"), 2, "..."),
 ])
 def test_one_clear_error(kernel, args, status, told):
     done = kernel.ctl(*args)
     assert told in done.stderr, done.stderr
     assert done.returncode == status
     assert "Traceback" not in done.stderr
-    assert done.stdout == ""
+    assert (done.stdout, done.stderr.count("\n"), len(done.stderr) < 1500) == ("", 1, True)
+
+
+def test_the_beginning_of_a_name(kernel):
+    names = [f"herd-{letter}" for letter in "abcdefghij"]
+    agents = [kernel.spawn("--name", name, "--", "/bin/sleep", "60") for name in ("herd", *names)]
+    try:
+        assert kernel.json("inspect", "herd")["id"] == agents[0]
+        assert kernel.json("inspect", "herd-c")["name"] == "herd-c"
+        kernel.ctl("rm", "-f", agents[0], check=0)
+        several = kernel.ctl("kill", "herd", check=1).stderr
+        assert "'herd': 10 names begin so: herd-a, herd-b, " in several
+        assert "herd-h and 2 more; write more of the name" in several
+        kernel.ctl("rm", "-f", *names[1:], check=0)
+        assert kernel.json("inspect", "her")["id"] == agents[1]
+        with Client(f"{kernel.prefix}/run/control.sock") as client, pytest.raises(CallError) as caught:
+            client.call("inspect", "her" + "\0" * (1 << 20))
+        assert (caught.value.number, len(caught.value.message) < 500) == (errno.ESRCH, True)
+    finally:
+        kernel.ctl("rm", "-f", *agents)
 
 
 def test_waiting_with_a_limit(kernel):

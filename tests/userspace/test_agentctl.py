@@ -95,6 +95,7 @@ def test_a_violent_end_is_explained(operator, script, why, signal_name, status, 
 
 @pytest.mark.parametrize(("number", "status"), [
     (errno.ENOENT, 127), (errno.ENOEXEC, 126), (errno.EACCES, 126), (errno.EAGAIN, 125), (errno.EEXIST, 125),
+    (errno.EINVAL, 2),
 ])
 @pytest.mark.parametrize("verb", ["run", "spawn"])
 def test_a_spawn_that_fails(operator, verb, number, status):
@@ -184,7 +185,7 @@ def test_signals_are_sent(operator, words, sent):
 def test_one_that_fails_does_not_keep_the_others(operator):
     operator.on("signal", lambda agent, *_rest: fail(errno.ESRCH, "no such agent")() if agent == 7 else [agent])
     result = operator.run("kill", "7", "8")
-    assert (result.exit_code, result.stderr) == (1, "agentctl: 7: no such agent\n")
+    assert (result.exit_code, result.stderr) == (1, "agentctl: no such agent\n")
     assert len(operator.calls("signal")) == 2
 
 
@@ -215,7 +216,7 @@ def test_rm(operator):
     assert operator.calls("signal") == [(7, signals.SIGKILL, False)]
     operator.on("rm", fail(errno.EBUSY, "not dead", remedy="kill it first"))
     result = operator.run("rm", "7")
-    assert (result.exit_code, result.stderr) == (1, "agentctl: 7: not dead; kill it first\n")
+    assert (result.exit_code, result.stderr) == (1, "agentctl: not dead; kill it first\n")
 
 
 def test_trace(operator, monkeypatch):
@@ -238,9 +239,38 @@ def test_trace(operator, monkeypatch):
 
 def test_inspect_and_info(operator):
     for name, words in (("inspect", ["inspect", "7"]), ("info", ["info"])):
-        operator.on(name, {"id": 7, "limits": {"pids": 64}, "text": b"\xff"})
-        assert operator.run(*words).stdout == 'id:     7\nlimits: {"pids": 64}\ntext:   "\\\\xff"\n'
-        assert json.loads(operator.run(*words, "--json").stdout)["limits"] == {"pids": 64}
+        operator.on(name, {"id": 7, "limits": {"pids": 64, "memory_bytes": 1 << 29, "timeout_s": None}, "deny": [],
+                           "binds": [{"target": "/d"}], "env": ["A", "B\x1b"], "text": b"\xff", "why": "x\ny"})
+        assert operator.run(*words).stdout == (
+            'id:     7\nlimits:\n  pids:         64\n  memory_bytes: 512M\n  timeout_s:    -\ndeny:   -\n'
+            'binds:  {"target": "/d"}\nenv:    A, B\\x1b\ntext:   "\\\\xff"\nwhy:\n  x\n  y\n')
+        assert json.loads(operator.run(*words, "--json").stdout)["limits"]["memory_bytes"] == 1 << 29
+
+
+def test_several_at_once(operator):
+    operator.on("inspect", lambda agent: {"id": agent} if agent != 9 else fail(errno.ESRCH, "agent 9: no such agent")())
+    result = operator.run("inspect", "7", "9", "8", "--json")
+    assert (result.exit_code, json.loads(result.stdout)) == (1, [{"id": 7}, {"id": 8}])
+    assert result.stderr == "agentctl: agent 9: no such agent\n"
+    assert operator.run("inspect", "7", "8").stdout == "id: 7\n\nid: 8\n"
+    operator.on("verify", lambda agent: {"layers": [], "processes": 2, "ok": agent == 7})
+    result = operator.run("verify", "7", "8")
+    assert (result.exit_code, result.stdout.splitlines()[1::2]) == (1, [
+        "agent 7: 2 processes checked: confined", "agent 8: 2 processes checked: NOT as it should be"])
+    assert [row["agent"] for row in json.loads(operator.run("verify", "7", "8", "--json").stdout)] == [7, 8]
+
+
+@pytest.mark.parametrize(("state", "status"), [("running", 0), ("stopped", 0), ("zombie", 1), ("dead", 1)])
+def test_signal_0_only_looks(operator, state, status):
+    operator.on("inspect", {"id": 7, "name": "scout", "state": state, "detail": "exited with 0"})
+    result = operator.run("kill", "-0", "7")
+    assert (result.exit_code, result.stdout) == (status, "")
+    assert ("has ended: exited with 0" in result.stderr) == bool(status)
+
+
+def test_the_names_of_signals(operator):
+    assert operator.run("kill", "-l").stdout.split() == [row.name[3:] for row in signals.SIGNALS]
+    assert operator.fake.seen == []
 
 
 @pytest.mark.parametrize("ok", [True, False])
@@ -285,7 +315,10 @@ def test_tables_need_no_kernel(operator):
     assert operator.run("syscalls", "nope").exit_code == 1
     assert len(operator.run("syscalls").stdout.splitlines()) == 1 + len(calls.CALLS)
     assert "SIGPOLICY" in operator.run("signals").stdout
-    assert json.loads(operator.run("signals", "--json").stdout)[3]["linux"] == 9
+    assert [row["caught"] for row in json.loads(operator.run("signals", "--json").stdout)[:4]] == [
+        "deferred", "yes", "yes", "never"]
+    one = json.loads(operator.run("syscalls", "--json", "open").stdout)
+    assert {row["name"] for row in one["errors"]} > {name for name, _ in calls.EVERY_CALL}
     assert operator.fake.seen == []
 
 
@@ -412,7 +445,7 @@ def test_a_closed_pipe_and_ctrl_c_are_quiet(operator):
     ended = subprocess.run([sys.executable, "-m", "agentix.agentctl", "logs", "7"], stdout=writing,
                            stderr=subprocess.PIPE, check=False)
     os.close(writing)
-    assert (ended.returncode, ended.stderr) == (1, b"")
+    assert (ended.returncode, ended.stderr) == (141, b"")
 
 
 def test_a_descriptor_too_many_is_refused(operator):

@@ -38,6 +38,11 @@ def socket_path(prefix: str | None) -> str:
     return path
 
 
+def _gone() -> CallError:
+    return CallError(errno.ECONNRESET, "the kernel closed the connection",
+                     remedy="it was shut down or has died; what it wrote is kept, and agentctl info tells if one runs")
+
+
 class Client:
     """A connection to one kernel. `kernel` is what it said of itself, as the table has it for hello."""
 
@@ -79,8 +84,11 @@ class Client:
             raise CallError(errno.EMSGSIZE, f"{name}: {len(frame)} bytes; a request has 16 MiB at most")
         if len(descriptors) > control.DESCRIPTORS_MAX:
             raise CallError(errno.EINVAL, f"{name}: {len(descriptors)} binds; at most {control.DESCRIPTORS_MAX}")
-        sent = socket.send_fds(self._socket, [frame], list(descriptors)) if descriptors else 0
-        self._socket.sendall(memoryview(frame)[sent:])
+        try:
+            sent = socket.send_fds(self._socket, [frame], list(descriptors)) if descriptors else 0
+            self._socket.sendall(memoryview(frame)[sent:])
+        except ConnectionError:
+            raise _gone() from None
 
     def _reply(self) -> tuple[bool, Any]:
         """The next reply of the request under way: (whether more follow, body)."""
@@ -99,9 +107,12 @@ class Client:
             return bool(flags & wire.F_MORE), body
 
     def _fill(self) -> None:
-        data = self._socket.recv(65536)
+        try:
+            data = self._socket.recv(65536)
+        except ConnectionError:
+            data = b""
         if not data:
-            raise CallError(errno.ECONNRESET, "the kernel closed the connection")
+            raise _gone()
         self._reader.feed(data)
 
     def close(self) -> None:

@@ -48,11 +48,17 @@ class Report:
 
     def text(self) -> str:
         span = f"{self.first_seq} to {self.last_seq}"
-        what = f"{self.records} records ({span}) in {self.groups} groups, {self.segments} segments"
+        what = f"{_count(self.records, 'record')} ({span}) in {_count(self.groups, 'group')}, "
+        what += _count(self.segments, "segment")
         if self.problems:
-            return f"{what}: {len(self.problems)} problems{', and more' * (len(self.problems) >= PROBLEMS_MAX)}"
+            more = ", and more" if len(self.problems) >= PROBLEMS_MAX else ""
+            return f"{what}: {_count(len(self.problems), 'problem')}{more}"
         tail = f"; {self.torn_tail} bytes at the end are not whole, as after a crash" if self.torn_tail else ""
         return f"{what}: whole{tail}. Records cut off at the end are found by anchors only"
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 def verify(disk: Disk, key: Key) -> Report:

@@ -141,41 +141,59 @@ def each(agents: tuple[int | str, ...], work: Callable[[int | str], object]) -> 
         try:
             work(agent)
         except CallError as error:
-            complain(f"{agent}: {explain(error)}")
+            complain(explain(error))
             status = FAILED
     return status
 
 
 @verb(examples=(
     ("agentctl inspect scout", "one fact a line"),
-    ("agentctl inspect --json 7", "for a program"),
+    ("agentctl inspect --json 7", "for a program; a list when several are asked for"),
 ))
 @json_option
-@click.argument("agent", type=read_agent)
-def inspect(which: Which, agent: int | str, *, as_json: bool) -> None:
-    """Show all that the kernel knows of an agent."""
+@click.argument("agents", metavar="AGENT...", type=read_agent, nargs=-1, required=True)
+def inspect(which: Which, agents: tuple[int | str, ...], *, as_json: bool) -> int:
+    """Show all that the kernel knows of agents. JSON has exact numbers; people get sizes and times with units."""
+    found: list[dict[str, Any]] = []
     with which.connect() as client:
-        known = client.call("inspect", agent)
-    show.print_json(known) if as_json else show.facts(known.items())
+        status = each(agents, lambda agent: found.append(client.call("inspect", agent)))
+    if as_json:
+        _print_one_or_all(found, agents)
+        return status
+    for number, known in enumerate(found):
+        if number:
+            click.echo()
+        show.facts(known.items())
+    return status
+
+
+def _print_one_or_all(found: list[dict[str, Any]], agents: tuple[int | str, ...]) -> None:
+    """What was asked of one agent as an object, of several as a list."""
+    if len(agents) > 1:
+        show.print_json(found)
+    elif found:
+        show.print_json(found[0])
 
 
 @verb(examples=(
     ("agentctl verify scout", "layer by layer, read from /proc and the cgroup"),
-    ("agentctl verify 7 >/dev/null && echo confined", "status 1 when a layer is off"),
+    ("agentctl verify 7 8 >/dev/null && echo confined", "status 1 when a layer of one is off"),
 ))
 @json_option
-@click.argument("agent", type=read_agent)
-def verify(which: Which, agent: int | str, *, as_json: bool) -> int:
-    """Check what really confines an agent's processes, as Linux says, not as our own tables say.
+@click.argument("agents", metavar="AGENT...", type=read_agent, nargs=-1, required=True)
+def verify(which: Which, agents: tuple[int | str, ...], *, as_json: bool) -> int:
+    """Check what really confines agents' processes, as Linux says, not as our own tables say.
 
     The exit status is 1 when a layer is off.
     """
+    found: list[dict[str, Any]] = []
     with which.connect() as client:
-        found = client.call("verify", agent)
+        status = each(agents, lambda agent: found.append({"agent": agent, **client.call("verify", agent)}))
     if as_json:
-        show.print_json(found)
-    else:
+        _print_one_or_all(found, agents)
+    for checked in () if as_json else found:
         show.table(("LAYER", "STATE", "DETAIL"),
-                   ((row["layer"], row["state"], row["detail"]) for row in found["layers"]))
-        click.echo(f"{found['processes']} processes checked: {'confined' if found['ok'] else 'NOT as it should be'}")
-    return 0 if found["ok"] else FAILED
+                   ((row["layer"], row["state"], row["detail"]) for row in checked["layers"]))
+        click.echo(f"agent {show.printable(checked['agent'])}: {checked['processes']} processes checked: "
+                   f"{'confined' if checked['ok'] else 'NOT as it should be'}")
+    return status if all(checked["ok"] for checked in found) else FAILED

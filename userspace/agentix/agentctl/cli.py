@@ -1,11 +1,12 @@
 """The command line: which verbs there are, which kernel is meant, how errors look, what the exit statuses are."""
 # ruff: noqa: ARG002 - the signatures of overridden methods are click's
 
+import contextlib
 import errno
 import importlib
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, NoReturn
 
 import click
@@ -29,12 +30,16 @@ EXIT_STATUSES: Final = (
     ExitStatus("125", ("run", "spawn", "wait"), "Agentix failed, not the agent"),
     ExitStatus("126", ("run", "spawn"), "found, but not executable or not readable"),
     ExitStatus("127", ("run", "spawn"), "not found"),
+    ExitStatus("130", (), "Ctrl-C"),
+    ExitStatus("141", (), "nobody reads the output any more, as after a SIGPIPE"),
     ExitStatus("128+n", ("run", "wait"),
                "Linux signal n ended the agent (137: killed, also by its policy or a limit)"),
     ExitStatus("other", ("run", "wait"), "the agent's own"),
 )
 FAILED, TIME_OVER, AGENTIX_FAILED, NOT_EXECUTABLE, NOT_FOUND = 1, 124, 125, 126, 127
-INTERRUPTED: Final = 130
+USAGE, INTERRUPTED, UNREAD = 2, 130, 141
+MESSAGE_MAX: Final = 1000
+"""Characters of a complaint: it may quote a word of any length."""
 
 
 class Entry(NamedTuple):
@@ -55,8 +60,8 @@ VERBS: Final = {
     "logs": Entry("agents", "show an agent's output"),
     "rm": Entry("agents", "remove dead agents with their files"),
     "trace": Entry("record", "show the flight record"),
-    "inspect": Entry("agents", "show all that the kernel knows of an agent"),
-    "verify": Entry("agents", "check what really confines an agent"),
+    "inspect": Entry("agents", "show all that the kernel knows of agents"),
+    "verify": Entry("agents", "check what really confines agents"),
     "doctor": Entry("kernel", "check what this machine can enforce"),
     "syscalls": Entry("kernel", "list system calls, or explain one"),
     "signals": Entry("signalling", "list signals with both of their numbers"),
@@ -75,8 +80,9 @@ class Failure(Exception):  # noqa: N818 - it is the end of a command, not an err
 
 
 def complain(message: str) -> None:
-    """One line on stderr."""
-    click.echo(f"agentctl: {message}", err=True)
+    """One line on stderr, if anybody still reads that."""
+    with contextlib.suppress(OSError):
+        click.echo(f"agentctl: {message}", err=True)
 
 
 class Which:
@@ -171,8 +177,28 @@ def read_agent(word: str) -> int | str:
     return int(word) if word.isdecimal() and len(word) <= _ID_DIGITS_MAX else word
 
 
+class _UnreadError(Exception):
+    """Nobody reads the output any more. Not an OSError, for click would end with a status of its own."""
+
+
+@contextlib.contextmanager
+def _unread() -> Generator[None, None, None]:
+    try:
+        yield
+    except BrokenPipeError:
+        raise _UnreadError from None
+
+
 class Verbs(click.Group):
     """All verbs, each imported when it is used: `agentctl --help` imports none."""
+
+    def make_context(self, *args: Any, **more: Any) -> click.Context:
+        with _unread():
+            return super().make_context(*args, **more)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        with _unread():
+            return super().invoke(ctx)
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(VERBS)
@@ -207,22 +233,38 @@ class Verbs(click.Group):
         except click.exceptions.NoArgsIsHelpError as error:
             click.echo(error.ctx.get_help(), err=True)
             return error.exit_code
-        except OSError as error:
-            if error.errno != errno.ENOSPC:
-                raise
-            sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - what is buffered would fail again at the exit
-            complain(f"the output cannot be written: {error.strerror}")
-            return 1
+        except (OSError, _UnreadError) as error:
+            return _unwritten(error)
         except click.UsageError as error:
-            path = error.ctx.command_path if error.ctx is not None else "agentctl"
-            click.echo(f"{path}: {error.format_message()} See {path} --help.", err=True)
-            return error.exit_code
+            return _misused(error)
         except Failure as error:
             complain(str(error))
             return error.status
         except click.Abort:
             return INTERRUPTED
         return status if isinstance(status, int) else 0
+
+
+def _unwritten(error: OSError | _UnreadError) -> int:
+    """The output cannot be written; what is something else is raised again."""
+    number = errno.EPIPE if isinstance(error, _UnreadError) else error.errno
+    if number not in {errno.ENOSPC, errno.EPIPE}:
+        raise error
+    sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - what is buffered would fail again at the exit
+    if number == errno.EPIPE:
+        return UNREAD
+    complain(f"the output cannot be written: {os.strerror(number)}")
+    return FAILED
+
+
+def _misused(error: click.UsageError) -> int:
+    from agentix.agentctl.format import printable
+
+    path = error.ctx.command_path if error.ctx is not None else "agentctl"
+    said = printable(error.format_message())
+    said = said if len(said) <= MESSAGE_MAX else f"{said[:MESSAGE_MAX]}..."
+    click.echo(f"{path}: {said} See {path} --help.", err=True)
+    return error.exit_code
 
 
 @click.group(cls=Verbs, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 80},
@@ -232,6 +274,7 @@ class Verbs(click.Group):
 def cli(context: click.Context) -> None:
     """Run AI agents as confined processes, and look after them.
 
-    AGENT is an id or a name. agentctl COMMAND --help explains each.
+    AGENT is an id, a name, or the beginning of one name.
+    agentctl COMMAND --help explains each.
     """
     context.ensure_object(Which)

@@ -5,14 +5,14 @@ import re
 import shutil
 import sys
 import time
-from collections.abc import Collection, Iterable, Sequence
-from typing import Any, Final
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from typing import Any, Final, cast
 
 import click
 
 _UNITS: Final = "KMGTP"
-_SIZE: Final = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGTP]?)(?:i?B?)\Z", re.IGNORECASE)
-_DURATION: Final = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)?\Z")
+_SIZE: Final = re.compile(r"(\d{1,18}(?:\.\d{1,18})?)\s*([KMGTP]?)(?:i?B?)\Z", re.IGNORECASE)
+_DURATION: Final = re.compile(r"(\d{1,18}(?:\.\d{1,18})?)(ms|s|m|h|d)?\Z")
 _SECONDS: Final = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
@@ -55,12 +55,45 @@ def table(header: Sequence[str], rows: Iterable[Sequence[object]], right: Collec
         click.echo("  ".join(cells).rstrip())
 
 
-def facts(pairs: Iterable[tuple[str, object]]) -> None:
-    """Print `Key: value` lines; maps and lists as JSON."""
-    lines = [(name, value if isinstance(value, (str, int, float)) else dump(value)) for name, value in pairs]
-    width = max((len(name) for name, _ in lines), default=0) + 2
-    for name, value in lines:
-        click.echo(f"{name + ':':{width}}{printable(value)}")
+def facts(pairs: Iterable[tuple[str, Any]], indent: str = "") -> None:
+    """Print `key: value` lines; what a key holds several of stands below it, further in. Units by the key's end."""
+    known = list(pairs)
+    width = max((len(name) for name, _ in known), default=0) + 2
+    for name, value in known:
+        head = f"{indent}{printable(name) + ':':{width}}"
+        if isinstance(value, dict) and value:
+            click.echo(head.rstrip())
+            facts(cast("dict[str, Any]", value).items(), f"{indent}  ")
+        elif len(lines := list(_lines(name, value))) == 1:
+            click.echo(f"{head}{lines[0]}")
+        else:
+            click.echo("\n".join([head.rstrip(), *(f"{indent}  {line}" for line in lines)]))
+
+
+def _lines(name: str, value: Any) -> Iterator[str]:
+    """A value as people read it; a list has one line for each member that has members itself, else one for all."""
+    if value is None or value in ("", (), [], {}):
+        yield "-"
+    elif isinstance(value, (list, tuple)):
+        members = cast("Sequence[Any]", value)
+        nested = any(isinstance(member, dict) for member in members)
+        yield from (printable(dump(member)) for member in members if nested)
+        if not nested:
+            yield ", ".join(map(printable, members))
+    elif isinstance(value, str):
+        yield from map(printable, value.splitlines())
+    else:
+        yield _measure(name, value)
+
+
+def _measure(name: str, value: Any) -> str:
+    """A number with the unit that its name's end tells."""
+    unit = next((shown for end, shown in _MEASURES.items() if name.endswith(end)), None)
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if unit is None or not isinstance(value, (int, float)):
+        return printable(value if isinstance(value, (int, float)) else dump(value))
+    return unit(value)
 
 
 def dump(value: Any, *, indent: int | None = None) -> str:
@@ -100,6 +133,15 @@ def duration(seconds: float) -> str:
     if hours:
         return f"{hours}h{minute:02}m"
     return f"{minutes}m{second:02}s" if minutes else f"{second}s"
+
+
+def moment(wall_ns: int) -> str:
+    """Local date and time; a dash for none."""
+    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(wall_ns // 10**9)) if wall_ns else "-"
+
+
+_MEASURES: Final[dict[str, Callable[[Any], str]]] = {
+    "_bytes": size, "_us": lambda count: duration(count / 1e6), "_wall_ns": moment, "_s": duration}
 
 
 def clock(wall_ns: int) -> str:

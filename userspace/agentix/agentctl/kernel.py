@@ -84,11 +84,13 @@ def syscalls(_which: Which, name: str | None, *, as_json: bool) -> None:
 
 
 def _call_facts(call: "Call") -> dict[str, Any]:
+    from agentix_syscalls.calls import EVERY_CALL
+
     return {"number": call.number, "name": call.name, "support": call.support, "capability": call.capability,
             "doc": call.doc, "returns": call.returns, "since": call.since,
             "args": [{"name": arg.name, "type": arg.type.__name__, "required": arg.required, "doc": arg.doc}
                      for arg in call.args],
-            "errors": [{"name": name, "when": when} for name, when in call.errors]}
+            "errors": [{"name": name, "when": when} for name, when in (*call.errors, *EVERY_CALL)]}
 
 
 def _explain_call(call: "Call") -> None:

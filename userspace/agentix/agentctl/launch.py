@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 import click
 
 from agentix.agentctl import foreground, private
-from agentix.agentctl.cli import AGENTIX_FAILED, NOT_EXECUTABLE, NOT_FOUND, Failure, Verb, Which, explain, verb
+from agentix.agentctl.cli import AGENTIX_FAILED, NOT_EXECUTABLE, NOT_FOUND, USAGE, Failure, Verb, Which, explain, verb
 from agentix.agentctl.format import print_json, read_duration, read_size
 from agentix.control import Client
 from agentix_syscalls import spawn as table
@@ -99,10 +99,12 @@ def _given(options: dict[str, Any]) -> dict[str, Any]:
     given = {name: value for name, value in options.items() if value not in {None, ()}}
     if "env" in given:
         given["env"] = dict(_variable(word) for word in given["env"])
-    try:
-        table.parse_options(given, by_agent=False)
-    except CallError as error:
-        raise click.UsageError(explain(error).removeprefix("spawn: ") + ".") from None
+    for name, value in given.items():
+        option = table.BY_NAME[name]
+        try:
+            option.type(value)
+        except types.BadArgument as bad:
+            raise click.UsageError(f"{option.flag.split(' ')[0]}: {bad}.") from None
     return given
 
 
@@ -161,7 +163,9 @@ def _prepared(command: Command, options: dict[str, Any]) -> Generator[tuple[dict
         yield given, [fd for _, fd in opened]
 
 
-_STATUSES: Final = {errno.ENOENT: NOT_FOUND, errno.ENOEXEC: NOT_EXECUTABLE, errno.EACCES: NOT_EXECUTABLE}
+_STATUSES: Final = {errno.ENOENT: NOT_FOUND, errno.ENOEXEC: NOT_EXECUTABLE, errno.EACCES: NOT_EXECUTABLE,
+                    errno.EINVAL: USAGE}
+"""The kernel's own judgement of a word, such as a --deny, is as good as ours: the command line is wrong."""
 
 
 def _spawn(client: Client, command: Command, given: dict[str, Any], fds: list[int]) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """Verbs about signals: kill, stop, cont, signals."""
 
+import errno
 import re
 from typing import Final
 
@@ -8,13 +9,16 @@ import click
 from agentix.agentctl import format as show
 from agentix.agentctl.agents import each
 from agentix.agentctl.cli import Verb, Which, json_option, read_agent, verb
+from agentix_syscalls.errors import CallError
 from agentix_syscalls.signals import SIGNALS, Signal, SignalNameError, from_user
 
 _SHORT: Final = re.compile(r"-(\d+|[A-Z][A-Z0-9]+)\Z")
 
 
-def read_signal(word: str) -> Signal:
-    """A signal by name, or by Linux's number. Raises BadParameter."""
+def read_signal(word: str) -> Signal | None:
+    """A signal by name, or by Linux's number; None for 0, which only looks. Raises BadParameter."""
+    if word == "0":
+        return None
     try:
         return from_user(word)
     except SignalNameError as error:
@@ -40,18 +44,36 @@ def _send(which: Which, agents: tuple[int | str, ...], signal: int, *, group: bo
         return each(agents, send)
 
 
+def _look(which: Which, agents: tuple[int | str, ...]) -> int:
+    with which.connect() as client:
+        def look(agent: int | str) -> None:
+            found = client.call("inspect", agent)
+            if found["state"] in {"zombie", "dead"}:
+                raise CallError(errno.ESRCH, f"agent {found['id']} ({found['name']}) has ended: {found['detail']}")
+        return each(agents, look)
+
+
+def _list(context: click.Context, _param: click.Parameter, value: bool) -> None:
+    if value and not context.resilient_parsing:
+        click.echo(" ".join(row.name.removeprefix("SIG") for row in SIGNALS))
+        context.exit()
+
+
 @verb(cls=KillVerb, examples=(
     ("agentctl kill scout", "ask it to end (SIGTERM)"),
     ("agentctl kill -9 -g 7", "kill it and all that it spawned"),
     ("agentctl kill -USR1 7 8", "two at once; without a handler it ends them"),
+    ("agentctl kill -0 scout", "nothing is sent; status 0 if it lives"),
 ))
 @click.option("-s", "--signal", type=read_signal, default="TERM", metavar="SIG", show_default=True,
-              help="Name, or Linux's number; -SIG does as well.")
+              help="Name, or Linux's number; -SIG does as well; 0 only looks if they live.")
+@click.option("-l", "--list", is_flag=True, is_eager=True, expose_value=False, callback=_list,
+              help="List the names of the signals, and nothing else.")
 @_group
 @_agents
-def kill(which: Which, agents: tuple[int | str, ...], *, signal: Signal, group: bool) -> int:
+def kill(which: Which, agents: tuple[int | str, ...], *, signal: Signal | None, group: bool) -> int:
     """Send a signal to agents. Bare numbers are Linux's: -9 is SIGKILL. See agentctl signals."""
-    return _send(which, agents, signal.number, group=group)
+    return _look(which, agents) if signal is None else _send(which, agents, signal.number, group=group)
 
 
 @verb(examples=(("agentctl stop scout", "it executes nothing until agentctl cont scout"),))
@@ -76,9 +98,9 @@ def signals(_which: Which, *, as_json: bool) -> None:
     """List signals: the number inside Agentix, Linux's number for agentctl kill, and what each does."""
     if as_json:
         show.print_json([{"number": row.number, "name": row.name, "linux": row.linux, "default": row.default.value,
-                          "catchable": row.catchable, "operator_only": row.operator_only, "doc": row.doc}
+                          "caught": row.caught, "operator_only": row.operator_only, "doc": row.doc}
                          for row in SIGNALS])
         return
     show.table(("NUMBER", "NAME", "LINUX", "DEFAULT", "CAUGHT", "MEANING"),
                ((row.number, row.name, "-" if row.linux is None else row.linux, row.default.value,
-                 "yes" if row.catchable else "never", row.doc) for row in SIGNALS), right=("NUMBER", "LINUX"))
+                 row.caught, row.doc) for row in SIGNALS), right=("NUMBER", "LINUX"))

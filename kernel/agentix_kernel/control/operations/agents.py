@@ -47,8 +47,10 @@ def _how(process: Process) -> str:
 
 async def wait(client: "Client", target: Any, timeout_s: float | None) -> dict[str, Any]:
     process = client.kernel.table.find(target)
-    with trio.move_on_after(float("inf") if timeout_s is None else timeout_s):
-        await process.gone.wait()
+    if not process.gone.is_set():
+        with trio.move_on_after(float("inf") if timeout_s is None else timeout_s):
+            await process.gone.wait()
+    if process.gone.is_set():
         return about.row(client.kernel, process)
     raise CallError(errno.ETIMEDOUT, f"agent {process.id} ({process.name}) is still {process.state.value}")
 

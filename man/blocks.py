@@ -16,7 +16,7 @@ from agentix_kernel.confine import syscalls_table
 from agentix_kernel.journal import format as journal_format
 from agentix_kernel.layers import table
 from agentix_kernel.layers.verify import CHECKS
-from agentix_syscalls import calls, capabilities, errors, records, signals
+from agentix_syscalls import calls, capabilities, control, errors, records, signals
 from agentix_syscalls.tables import Arg
 
 BLOCKS: Final[dict[str, Callable[..., list[str]]]] = {}
@@ -140,6 +140,12 @@ def exit_status(*words: str) -> list[str]:
         special = f"{', '.join(row.verbs)}: " if row.verbs and not words else ""
         rows.append((text(row.status), sentence(special + row.doc)))
     return items(rows)
+
+
+@block
+def states() -> list[str]:
+    """The states of an agent."""
+    return [text(f"{', '.join(control.STATES[:-1])} or {control.STATES[-1]}")]
 
 
 @block

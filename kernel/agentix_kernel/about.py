@@ -14,17 +14,17 @@ def kernel(kernel: Kernel) -> dict[str, Any]:
             "missing_layers": list(kernel.degraded)}
 
 
-def row(kernel: Kernel, process: Process) -> dict[str, Any]:
-    """One row of ps."""
-    usage, end = process.usage_now(), process.end
+def row(kernel: Kernel, process: Process, *, usage: bool = True) -> dict[str, Any]:
+    """One row of ps. Without `usage` what it uses is as of the last time that was read."""
+    used, end = process.usage_now() if usage else process.usage, process.end
     return {
         "id": process.id, "life": process.life, "name": process.name, "parent": process.parent, "uid": process.uid,
         "state": process.state.value, "why": end.why.value if end else "", "code": end.code if end else None,
         "signal": end.signal if end else None, "detail": end.detail if end else "", "rule": end.rule if end else "",
         "status": end.status if end else None,
         "started_wall_ns": process.started_wall_ns, "ended_wall_ns": process.ended_wall_ns,
-        "cpu_us": usage.cpu_us, "memory_bytes": usage.memory_bytes, "memory_peak_bytes": usage.memory_peak_bytes,
-        "processes": usage.processes, "calls": process.calls, "denials": process.denials,
+        "cpu_us": used.cpu_us, "memory_bytes": used.memory_bytes, "memory_peak_bytes": used.memory_peak_bytes,
+        "processes": used.processes, "calls": process.calls, "denials": process.denials,
         "kind": process.command.kind, "argv": list(process.command.argv), "mode": process.policy.mode,
         "degraded": list(kernel.degraded),
     }

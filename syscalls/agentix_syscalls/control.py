@@ -11,6 +11,9 @@ from attrs import frozen
 from agentix_syscalls import types
 from agentix_syscalls.tables import Arg, Operation
 
+STATES: Final = ("ready", "running", "stopped", "zombie", "dead")
+"""What an agent's state is called in every answer."""
+
 DESCRIPTORS_MAX: Final = 64
 """So many descriptors travel beside one frame."""
 
@@ -36,7 +39,10 @@ CONTROLS: Final = (
             (("EEXIST", "the name is taken"), ("EAGAIN", "as many agents as the kernel may have"),
              ("ENOENT", "not found inside the sandbox"), ("ENOEXEC", "not an executable of this machine"),
              ("EACCES", "not executable"))),
-    Control(2, "ps", "The table of agents.", (Arg("all", types.boolean, "dead ones too", False),), "[{...}, ...]"),
+    Control(2, "ps", "The table of agents.",
+            (Arg("all", types.boolean, "dead ones too", False),
+             Arg("usage", types.boolean, "with what they use now: some reads of each one's cgroups", True)),
+            "[{...}, ...]"),
     Control(3, "signal", "Send a signal.",
             (_TARGET, Arg("signal", types.uint, "number"), Arg("group", types.boolean, "descendants too", False)),
             "[id, ...]: who got it", (("ESRCH", "no such agent"),)),

@@ -11,6 +11,7 @@ from agentix_kernel.policy import Policy, parse_rule
 from agentix_kernel.process import Command, End, Process, State, Why
 from agentix_kernel.registry import Registry, claim_range
 from agentix_kernel.world import Limits
+from agentix_syscalls.control import STATES
 from agentix_syscalls.errors import CallError
 
 
@@ -136,3 +137,7 @@ def test_two_kernels_never_share_a_range(tmp_path):
     assert again.first == one.first
     again.release()
     assert claim_range(config_of(tmp_path / "three", uid_first=77)).first == 77
+
+
+def test_states_have_the_names_that_the_contract_tells():
+    assert tuple(state.value for state in State) == STATES

@@ -162,3 +162,18 @@ def test_listings_as_json(kernel):
     assert all(row["state"] == "on" or row["remedy"] for row in doctor)
     info = kernel.json("info")
     assert (info["prefix"], info["faults"], info["pid"]) == (kernel.prefix, 0, kernel.process.pid)
+
+
+def test_ps_of_a_family(kernel, scripts):
+    parent = kernel.spawn("--name", "stem", "--spawn-max", "1", scripts(
+        "import time\nfrom agentix import libc\nlibc.spawn(exec='/bin/sleep', args=['60'], name='twig')\ntime.sleep(60)\n"))
+    child = kernel.until(lambda: kernel.ctl("ps", "-q", "--filter", f"parent={parent}", check=0).stdout.strip())
+    try:
+        tree = kernel.ctl("ps", "--forest", "--format", "parent,name,state,memory,pids", "--no-header", check=0).stdout
+        lines = tree.splitlines()
+        at = next(number for number, line in enumerate(lines) if " stem " in line)
+        assert lines[at + 1].split()[:4] == [str(parent), r"\_", "twig", "running"]
+        assert all(line.split()[-2] != "0" and line.split()[-1] != "0" for line in lines[at:at + 2])
+    finally:
+        kernel.ctl("rm", "-f", parent)
+        kernel.until(lambda: kernel.ctl("rm", "-f", child).returncode == 0)

@@ -14,6 +14,7 @@ import pytest
 
 from agentix.agentctl import private
 from agentix.agentctl.cli import VERBS, Which
+from agentix.agentctl.listing import COLUMNS
 from agentix_syscalls import calls, control, signals, spawn
 from agentix_syscalls.errors import CallError
 
@@ -142,6 +143,8 @@ def test_a_large_script_with_a_bind_arrives_whole(operator, tmp_path):
     ["run", "--memory", "1Q", "x"], ["run", "--memory", "1M", "x"], ["run", "--timeout", "x", "y"],
     ["run", "--mode", "lax", "x"], ["run", "--env", "NOT_A_VARIABLE_HERE", "x"], ["run", "--nope", "x"], ["kill"],
     ["kill", "-8", "7"], ["kill", "-NOPE", "7"], ["nope"], ["logs"], ["logs", "--tail", "-1", "7"],
+    ["ps", "--filter", "state=runing"], ["ps", "--filter", "size=3"], ["ps", "--filter", "state"],
+    ["ps", "--format", "id,nome"], ["ps", "--json", "-q"],
 ])
 def test_a_wrong_command_line_is_one_line_and_2(operator, words):
     result = operator.run(*words)
@@ -166,8 +169,39 @@ def test_ps(operator):
         " 7  scout  running  1.50s  12.0M     3  1m30s  -                                   -m bot 'a b'",
         ("12  -      dead     1.50s  12.0M     3  1m30s  policy SIGPOLICY; without landlock  "
          "-- 'x\\x1b]0;owned\\x07'")]
-    assert operator.calls("ps") == [(True,)]
+    assert operator.calls("ps") == [(True, True)]
     assert json.loads(operator.run("ps", "--json").stdout) == [ROW, dead]
+
+
+_HERD = (
+    (1, 0, "root", "running", ""), (2, 1, "web-1", "running", ""), (3, 0, "lone", "dead", "policy"),
+    (4, 2, "web-2", "stopped", ""), (5, 1, "db", "dead", "exit"), (6, 99, "orphan", "running", ""))
+HERD = [{**ROW, **dict(zip(("id", "parent", "name", "state", "why"), row, strict=True))} for row in _HERD]
+
+
+@pytest.mark.parametrize(("words", "asked", "shown"), [
+    (["-q"], (False, False), ["1", "2", "3", "4", "5", "6"]),
+    (["-q", "--filter", "name=web-*", "--filter", "state=running"], (True, False), ["2"]),
+    (["-q", "--filter", "parent=1"], (False, False), ["2", "5"]),
+    (["-q", "--filter", "why=pol*"], (True, False), ["3"]),
+    (["--format", "name,id", "--filter", "state=dead"], (True, False), ["NAME  ID", "lone   3", "db     5"]),
+    (["--format", "id, memory", "--no-header", "--filter", "name=db"], (False, True), ["5  12.0M"]),
+    (["-f", "--format", "id,name"], (False, False),
+     ["ID  NAME", " 1  root", r" 2  \_ web-1", r" 4     \_ web-2", r" 5  \_ db", " 3  lone", " 6  orphan"]),
+    (["--filter", "name=none", "--no-header"], (False, True), []),
+])
+def test_ps_in_other_shapes(operator, words, asked, shown):
+    operator.on("ps", HERD)
+    assert operator.run("ps", *words).stdout.splitlines() == shown
+    assert operator.calls("ps") == [asked]
+
+
+def test_ps_long_and_as_a_tree(operator):
+    operator.on("ps", HERD)
+    assert operator.run("ps", "-f").stdout.split()[:10] == [
+        "ID", "PARENT", "NAME", "STATE", "CPU", "MEM", "PIDS", "AGE", "WHY", "COMMAND"]
+    long = operator.run("ps", "-l").stdout.split()
+    assert long[:len(COLUMNS)] == ["MEM" if name == "memory" else name.upper() for name in COLUMNS]
 
 
 @pytest.mark.parametrize(("words", "sent"), [

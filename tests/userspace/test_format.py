@@ -73,5 +73,22 @@ def on_a_terminal(**environment):
 
 
 def test_a_terminal_gets_colour_and_its_width():
-    assert on_a_terminal(NO_COLOR="") == "\x1b[32mrunning\x1b[0m  " + "x" * 31
-    assert on_a_terminal(NO_COLOR="1") == "running  " + "x" * 31
+    assert on_a_terminal(NO_COLOR="") == "\x1b[32mrunning\x1b[0m  " + "x" * 30 + "…"
+    assert on_a_terminal(NO_COLOR="1") == "running  " + "x" * 30 + "…"
+
+
+@given(st.lists(st.tuples(st.integers(0, 10**6), st.text("ab ", max_size=70), st.text("xyz", max_size=70)), max_size=5),
+       st.integers(24, 100))
+def test_what_is_cut_says_so(rows, width):
+    """No line is wider than the terminal, numbers stay whole, and a cell is whole or ends in an ellipsis."""
+    _, *lines = show.lay_out(("ID", "NAME", "COMMAND"), rows, ("ID",), width)
+    for line, row in zip(lines, rows, strict=True):
+        assert len(line) <= width
+        assert line.split()[0] == str(row[0])
+        assert line.endswith((row[2].rstrip(), "…")) or not row[2]
+        assert row[1].strip() in line or "…" in line
+
+
+def test_wide_columns_give_way_to_each_other():
+    rows = [("n" * 60, "c" * 60)]
+    assert list(show.lay_out(("NAME", "COMMAND"), rows, (), 40))[1] == "n" * 21 + "…  " + "c" * 15 + "…"

@@ -1,4 +1,4 @@
-"""Verbs about agents: ps, wait, logs, rm, inspect, verify."""
+"""Verbs about agents: wait, logs, rm, inspect, verify."""
 
 import errno
 import sys
@@ -25,46 +25,6 @@ from agentix.agentctl.foreground import tell
 from agentix.control import Client
 from agentix_syscalls import signals
 from agentix_syscalls.errors import CallError
-
-_NUMBERS = ("ID", "CPU", "MEM", "PIDS", "AGE")
-
-
-@verb(examples=(
-    ("agentctl ps", "agents that live"),
-    ("agentctl ps -a --json", "all of them, for a program"),
-))
-@click.option("-a", "--all", "everything", is_flag=True, help="Dead ones too.")
-@json_option
-def ps(which: Which, *, everything: bool, as_json: bool) -> None:
-    """List agents. WHY says how one ended, or which layers it runs without."""
-    with which.connect() as client:
-        rows = client.call("ps", everything)
-    if as_json:
-        show.print_json(rows)
-        return
-    show.table(("ID", "NAME", "STATE", "CPU", "MEM", "PIDS", "AGE", "WHY", "COMMAND"), map(_ps_line, rows), _NUMBERS)
-
-
-def _ps_line(row: dict[str, Any]) -> tuple[object, ...]:
-    end_ns = row["ended_wall_ns"] or time.time_ns()
-    return (row["id"], row["name"] or "-", row["state"], show.duration(row["cpu_us"] / 1e6),
-            show.size(row["memory_bytes"]), row["processes"],
-            show.duration((end_ns - row["started_wall_ns"]) / 1e9), _why(row), command_line(row))
-
-
-def _why(row: dict[str, Any]) -> str:
-    """As in: exit 3; killed SIGKILL; without landlock."""
-    result = row["signal"] or ("" if row["code"] is None else str(row["code"]))
-    words = [f"{row['why']} {result}".strip()] if row["why"] else []
-    if row["degraded"]:
-        words.append("without " + ",".join(row["degraded"]))
-    return "; ".join(words) or "-"
-
-
-def command_line(row: dict[str, Any]) -> str:
-    import shlex
-
-    return {"module": "-m ", "exec": "-- "}.get(row["kind"], "") + shlex.join(row["argv"])
 
 
 @verb(failure=AGENTIX_FAILED, examples=(

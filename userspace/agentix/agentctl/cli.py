@@ -52,7 +52,7 @@ class Entry(NamedTuple):
 VERBS: Final = {
     "run": Entry("launch", "run an agent, show its output, wait for its end"),
     "spawn": Entry("launch", "start an agent in the background and print its id"),
-    "ps": Entry("agents", "list agents"),
+    "ps": Entry("listing", "list agents"),
     "kill": Entry("signalling", "send a signal to agents"),
     "stop": Entry("signalling", "freeze agents (SIGSTOP)"),
     "cont": Entry("signalling", "continue stopped agents (SIGCONT)"),

@@ -29,30 +29,64 @@ def colour(text: str, **style: Any) -> str:
     return text
 
 
+COLUMN_MIN: Final = 16
+"""The last column is not cut below that while another can give way."""
+
 _STATES: Final = {
     "running": "green", "on": "green", "stopped": "yellow", "partial": "yellow", "off": "red", "zombie": "red",
 }
 
 
-def state(text: str) -> str:
+def _coloured(text: str) -> str:
     return colour(text, fg=_STATES[text]) if text in _STATES else text
 
 
-def table(header: Sequence[str], rows: Iterable[Sequence[object]], right: Collection[str] = ()) -> None:
-    """Print columns; those named in `right` are right-aligned. The last is cut at the terminal's edge, if there is one.
+def table(header: Sequence[str], rows: Iterable[Sequence[object]], right: Collection[str] = (), *,
+          bare: bool = False) -> None:
+    """Print columns; those named in `right` are right-aligned, one named STATE is coloured; `bare`: without the header.
 
-    A column named STATE is coloured.
+    On a terminal no line is longer than that is wide: what is cut ends in an ellipsis.
     """
-    texts = [list(header), *([printable(cell) for cell in row] for row in rows)]
-    widths = [max(len(line[column]) for line in texts) for column in range(len(header) - 1)]
-    room = shutil.get_terminal_size().columns - sum(widths) - 2 * len(widths) if sys.stdout.isatty() else None
+    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+    for line in lay_out(header, rows, right, width, bare=bare):
+        click.echo(line)
+
+
+def lay_out(header: Sequence[str], rows: Iterable[Sequence[object]], right: Collection[str],
+            width: int | None, *, bare: bool = False) -> Iterator[str]:
+    """The lines of a table, the header first, at most `width` wide where that is given."""
+    texts = [*([] if bare else [list(header)]), *([printable(cell) for cell in row] for row in rows)]
+    widths = [max(map(len, column)) for column in zip(*texts, strict=True)]
+    if width is not None and texts:
+        _shrink(widths, header, right, width)
     for number, line in enumerate(texts):
         cells: list[str] = []
-        for title, text, width in zip(header, line, widths, strict=False):
-            cell = text.rjust(width) if title in right else text.ljust(width)
-            cells.append(cell.replace(text, state(text), 1) if number and title == "STATE" else cell)
-        cells.append(line[-1][:room] if room and room > 0 else line[-1])
-        click.echo("  ".join(cells).rstrip())
+        for title, text, room in zip(header, line, widths, strict=True):
+            cell = cut(text, room)
+            blanks = " " * (room - len(cell))
+            shown = _coloured(cell) if (number or bare) and title == "STATE" else cell
+            cells.append(blanks + shown if title in right else shown + blanks)
+        yield "  ".join(cells).rstrip()
+
+
+def _shrink(widths: list[int], header: Sequence[str], right: Collection[str], width: int) -> None:
+    """Take from the last column first, then always from the widest, until all fit; numbers are never cut."""
+    over = sum(widths) + 2 * (len(widths) - 1) - width
+    if over > 0 and header[-1] not in right:
+        taken = min(over, max(widths[-1] - COLUMN_MIN, 0))
+        widths[-1] -= taken
+        over -= taken
+    while over > 0:
+        at = max(range(len(widths)), key=lambda at: 0 if header[at] in right else widths[at] - len(header[at]))
+        if header[at] in right or widths[at] <= len(header[at]):
+            return
+        widths[at] -= 1
+        over -= 1
+
+
+def cut(text: str, room: int) -> str:
+    """The text, or as much of it as there is room for, and then an ellipsis."""
+    return text if len(text) <= room else f"{text[:max(room - 1, 0)]}…"
 
 
 def facts(pairs: Iterable[tuple[str, Any]], indent: str = "") -> None:

@@ -164,10 +164,18 @@ def test_listings_as_json(kernel):
     assert (info["prefix"], info["faults"], info["pid"]) == (kernel.prefix, 0, kernel.process.pid)
 
 
+TWIG = """
+import time
+from agentix import libc
+libc.spawn(exec="/bin/sleep", args=["60"], name="twig")
+time.sleep(60)
+"""
+
+
 def test_ps_of_a_family(kernel, scripts):
-    parent = kernel.spawn("--name", "stem", "--spawn-max", "1", scripts(
-        "import time\nfrom agentix import libc\nlibc.spawn(exec='/bin/sleep', args=['60'], name='twig')\ntime.sleep(60)\n"))
-    child = kernel.until(lambda: kernel.ctl("ps", "-q", "--filter", f"parent={parent}", check=0).stdout.strip())
+    parent = kernel.spawn("--name", "stem", "--spawn-max", "1", scripts(TWIG))
+    child = kernel.until(lambda: [row["id"] for row in kernel.json("ps") if row["name"] == "twig"])[0]
+    assert kernel.ctl("ps", "-q", "--filter", f"parent={parent}", check=0).stdout == f"{child}\n"
     try:
         tree = kernel.ctl("ps", "--forest", "--format", "parent,name,state,memory,pids", "--no-header", check=0).stdout
         lines = tree.splitlines()

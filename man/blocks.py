@@ -28,7 +28,7 @@ def block(render: Callable[..., list[str]]) -> Callable[..., list[str]]:
     return render
 
 
-def _constants() -> Iterator[tuple[str, int]]:
+def constants() -> Iterator[tuple[str, int]]:
     """The plain numbers that calls.py defines, in its order: SYS_*, O_*, SIG_* and so on."""
     for name, value in vars(calls).items():
         if name.isupper() and type(value) is int:
@@ -38,7 +38,7 @@ def _constants() -> Iterator[tuple[str, int]]:
 @block
 def abi() -> list[str]:
     """The numbers that libc needs at import, as Python."""
-    numbers = [*_constants(), ("DOORBELL", signals.DOORBELL), ("ALL_SIGNALS", signals.ALL_MASK)]
+    numbers = [*constants(), ("DOORBELL", signals.DOORBELL), ("ALL_SIGNALS", signals.ALL_MASK)]
     lines = [f"{name}: Final = {value}" for name, value in numbers]
     lines += ["", "", "class Signals(enum.IntEnum):", '    """Agentix\'s signals. The numbers are not Linux\'s."""', ""]
     lines += [f"    {row.name} = {row.number}" for row in signals.SIGNALS]

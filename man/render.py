@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
-"""Rewrite the rendered blocks of the man pages and of libc's numbers: what stands between two marker comments.
+"""Rewrite the rendered blocks of manual pages, of libc's numbers and of the C client: what stands between two markers.
 
-A block begins with a comment line `BEGIN name` and ends with `END name`; `name` is a function of blocks.py and its
-arguments, such as `options run`. Prose around the blocks is written by hand.
+A block begins with a comment line `BEGIN name` and ends with `END name`; `name` is a function of blocks.py or
+blocks_c.py and its arguments, such as `options run`. Prose around the blocks is written by hand.
 (The idea: systemd's tools/update-dbus-docs.py.)
 
 Usage: render.py [--check] [FILE...]. With --check nothing is written and the status is 1 when a file would change.
@@ -16,15 +16,17 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
 import blocks
+import blocks_c  # noqa: F401 - it registers its blocks
 
 ROOT = Path(__file__).resolve().parent.parent
-MARKED = re.compile(r'^(?P<comment>\.\\"|#) BEGIN (?P<name>[^\n]+)\n.*?^(?P=comment) END (?P=name)$',
+MARKED = re.compile(r'^(?P<comment>\.\\"|#|//) BEGIN (?P<name>[^\n]+)\n.*?^(?P=comment) END (?P=name)$',
                     re.MULTILINE | re.DOTALL)
 
 
 def files() -> list[Path]:
     """Every file that may hold blocks."""
-    return [*sorted(ROOT.glob("man/man?/*.[1-9]")), ROOT / "userspace/agentix/libc/abi.py"]
+    return [*sorted(ROOT.glob("man/man?/*.[1-9]")), ROOT / "userspace/agentix/libc/abi.py",
+            *sorted(ROOT.glob("userspace/c/*.h"))]
 
 
 def render(text: str) -> str:

@@ -58,6 +58,16 @@ def test_the_manual_is_installed() -> None:
     assert {page.relative_to(home) for page in home.glob("man[1-8]/*.[1-8]")} >= pages > set()
 
 
+@pytest.mark.skipif(not FROM_WHEEL, reason="an editable environment has no shared files")
+@pytest.mark.parametrize("client", ["c"])
+def test_the_clients_of_other_languages_are_installed(client: str) -> None:
+    tracked = subprocess.run(["git", "-c", f"safe.directory={ROOT}", "ls-files", "."], check=True, capture_output=True,
+                             text=True, cwd=ROOT / "userspace" / client).stdout.split()
+    home = Path(sysconfig.get_path("data")) / "share" / "agentix" / client
+    assert {file.name: file.read_bytes() for file in home.iterdir()} == {
+        name: (ROOT / "userspace" / client / name).read_bytes() for name in tracked}
+
+
 def test_metadata() -> None:
     about = _installed().metadata
     assert about["Version"] == importlib.import_module("agentix_syscalls").__version__

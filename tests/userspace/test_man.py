@@ -22,7 +22,8 @@ from agentix_syscalls import calls, errors, records, signals
 MAN = Path(__file__).resolve().parents[2] / "man"
 PAGES = sorted(MAN.glob("man?/*.[1-9]"))
 SYSTEM = {("fork", "2"), ("cat", "1"), ("signal", "7"), ("fallocate", "2"), ("fcntl", "2"), ("flock", "2"),
-          ("fsync", "2"), ("inotify", "7"), ("ioctl", "2"), ("posix_fallocate", "3"), ("rename", "2"), ("statfs", "2")}
+          ("fsync", "2"), ("inotify", "7"), ("ioctl", "2"), ("posix_fallocate", "3"), ("rename", "2"), ("statfs", "2"),
+          ("open", "2"), ("signal-safety", "7")}
 """Pages of the system that ours may refer to."""
 
 
@@ -105,3 +106,10 @@ def test_each_function_of_libc_has_its_place():
     functions = [name for name in libc.__all__ if inspect.isfunction(getattr(libc, name))]
     assert len(functions) > 30
     assert all(re.search(rf"^\.It Fn {name}\b", text, re.MULTILINE) for name in functions)
+
+
+def test_each_function_of_the_c_client_has_its_place():
+    header = (MAN.parent / "userspace/c/agentix.h").read_text()
+    functions = set(re.findall(r"^[^/\n]*\b(agx_\w+)\(", header, re.MULTILINE))
+    assert len(functions) > 35
+    assert functions == set(re.findall(r"^\.It Ft .* Fn (agx_\w+)", page("agentix-c.3"), re.MULTILINE))

@@ -88,7 +88,8 @@ class Hostile:
 
 @pytest.fixture(scope="module")
 def program(tmp_path_factory):
-    return c_client.build(c_client.ROOT / "tests/data/c/replies.c", tmp_path_factory.mktemp("c"), *c_client.SANITIZERS)
+    return c_client.build(c_client.ROOT / "tests/data/c/replies.c", tmp_path_factory.mktemp("c"), *c_client.SANITIZERS,
+                          "-DSMALL_BYTES=16")
 
 
 @pytest.fixture(scope="module")
@@ -120,6 +121,32 @@ def test_a_reply_of_another_shape_is_refused(hostile, call):
         if [call, value] in FITTING:
             continue
         assert f"= -1 {errno.EPROTO} " in hostile.told(call, frame(call, wire.pack(value))), value
+
+
+HEADS = (b"\xdb", b"\xc6", b"\xdd", b"\xdf")
+"""Of text, bytes, an array and a map, each with four bytes of length to come."""
+
+
+@pytest.mark.parametrize("call", REPLIES)
+@pytest.mark.parametrize("size", [2, 9, 70_000, (1 << 31) - 1, (1 << 32) - 1])
+def test_a_length_that_is_a_lie_is_found_out(hostile, call, size):
+    """In the place of the whole of a right reply, or of one of its values."""
+    packed = [wire.pack(value) for value in (REPLIES[call] if isinstance(REPLIES[call], tuple) else ())]
+    for head in HEADS:
+        lie = head + size.to_bytes(4, "big")
+        for at in range(len(packed) or 1):
+            body = b"".join([bytes([0x90 + len(packed)]), *packed[:at], lie]) if at else lie
+            for error in (False, True):
+                said = hostile.told(call, frame(call, body, error=error))
+                assert f"= -1 {errno.EPROTO} " in said or call in {"CLOSE", "GETPOLICY"}, (said, body)
+
+
+def test_more_data_than_was_asked_for_is_refused(hostile):
+    for size in (10, 300, 70_000):
+        assert f"= -1 {errno.EPROTO} " in hostile.told("READ", frame("READ", wire.pack(bytes(size))))
+    for size in (0, 1, 9):
+        said = hostile.told("READ", frame("READ", b"\xc6" + size.to_bytes(4, "big") + b"x" * size))
+        assert said.endswith(f"= {size} 0 ")
 
 
 @st.composite

@@ -149,6 +149,11 @@ def test_more_data_than_was_asked_for_is_refused(hostile):
         assert said.endswith(f"= {size} 0 ")
 
 
+def test_a_reply_of_gigabytes_is_refused_unread(hostile):
+    header = wire.HEADER.pack((1 << 32) - 1, calls.SYS_GETPID, wire.F_REPLY, 0)
+    assert f"= -1 {errno.EPROTO} " in hostile.told("GETPID", header)
+
+
 @st.composite
 def hostile_replies(draw: st.DrawFn) -> tuple[str, bytes]:
     """Frames with anything in them, almost right ones, cut ones, and bytes that are no frame."""

@@ -33,7 +33,7 @@ def c_numbers() -> list[str]:
     lines: list[str] = []
     for name, value in constants():
         called = calls.BY_NAME.get(name.removeprefix("SYS_"))
-        said = f" // {called.doc}" if called else ""
+        said = f" // {called.doc.partition('. ')[0].rstrip('.')}." if called else ""
         lines.append(f"#define AGX_{name} {value:#x}{said}" if name.startswith("O_") else
                      f"#define AGX_{name} {f'({value})' if value < 0 else value}{said}")
     lines.append("")

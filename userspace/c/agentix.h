@@ -42,7 +42,7 @@ extern "C" {
 #define AGX_SIGWAIT_DELIVERABLE 1
 #define AGX_READ_MAX_BYTES 1048576
 #define AGX_CURRENT (-1)
-#define AGX_SYS_HELLO 0 // Open a connection: agree on version and features. The first frame; once.
+#define AGX_SYS_HELLO 0 // Open a connection: agree on version and features.
 #define AGX_SYS_OPEN 1 // Open a file of the own tree.
 #define AGX_SYS_CLOSE 2 // Close a handle.
 #define AGX_SYS_READ 3 // Read from a handle.
@@ -58,7 +58,7 @@ extern "C" {
 #define AGX_SYS_SPAWN 16 // Spawn a child agent, confined like the caller or more.
 #define AGX_SYS_EXEC 17 // Run a tool through the kernel, in a sandbox and with a uid of its own.
 #define AGX_SYS_WAIT 18 // Wait for a child to end.
-#define AGX_SYS_EXIT 19 // End the caller with this status. Does not return.
+#define AGX_SYS_EXIT 19 // End the caller with this status.
 #define AGX_SYS_GETPID 20 // The caller's agent id and its parent's.
 #define AGX_SYS_FORK 21 // Branch the caller: processes, tree and all.
 #define AGX_SYS_SIGNAL 24 // Send a signal to itself or to an own child.
@@ -79,6 +79,7 @@ extern "C" {
 #define AGX_SYS_SYSINFO 57 // About this kernel.
 #define AGX_SYS_RING_SETUP 64 // Set up a ring.
 #define AGX_SYS_RING_ENTER 65 // Submit to a ring.
+#define AGX_SYS_CANCEL 66 // Cancel a call of this connection that waits.
 
 #define AGX_SIGSTOP 1 // Freeze the agent. A mask may defer it, for sigstop_grace_s at most; it is never handled.
 #define AGX_SIGCONT 2 // Continue a stopped agent. Always continues; a mask defers only its handler.

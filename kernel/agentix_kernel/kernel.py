@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any, Final, Protocol
 
 import trio
-from attrs import define, field
+from attrs import define, field, frozen
 
 from agentix_kernel.config import Config
 from agentix_kernel.journal.errors import JournalError
@@ -25,14 +25,24 @@ from agentix_vfs.tree import Tree
 JOURNAL_RETRY_S: Final = 0.5
 
 
+@frozen
+class Given:
+    """What a sandbox is given of an agent's doors: a folder with its socket, and descriptors. -1: none."""
+
+    socket_dir: str | None = None
+    stdin: int = -1
+    stdout: int = -1
+    stderr: int = -1
+
+
 class Doors(Protocol):
     """How agents reach the kernel: sockets and output pipes in production, nothing in a simulation."""
 
-    def open(self, process: Process) -> tuple[str | None, int, int]:
-        """Make the agent's socket and pipes; returns (socket directory, stdout, stderr): descriptors to give away."""
+    def open(self, process: Process) -> Given:
+        """Make the agent's socket and pipes."""
         ...
     def given(self, process: Process) -> None:
-        """The sandbox has its descriptors: close our copies."""
+        """The sandbox has its descriptors: close our copies. What it has of a terminal is its output and input."""
         ...
     def hold(self, process: Process) -> None: ...
     def resume(self, process: Process) -> None: ...

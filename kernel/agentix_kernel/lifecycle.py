@@ -7,7 +7,7 @@ import trio
 from attrs import evolve
 
 from agentix_kernel import delivery, denials, procfiles
-from agentix_kernel.kernel import Kernel
+from agentix_kernel.kernel import Given, Kernel
 from agentix_kernel.logs import AgentLog
 from agentix_kernel.policy import Policy
 from agentix_kernel.process import Command, End, Process, State, Why
@@ -111,21 +111,22 @@ async def _launch(kernel: Kernel, process: Process) -> None:
     process.log = AgentLog(kernel.registry.folder(process.id), kernel.config.log_bytes)
     kernel.tree.add(process.id, process.uid, process.name, proc=procfiles.proc(kernel, process),
                     policy=procfiles.policy(process))
-    socket_dir, stdout, stderr = kernel.doors.open(process) if kernel.doors else (None, -1, -1)
+    given = kernel.doors.open(process) if kernel.doors else Given()
     try:
         process.sandbox = await kernel.world.sandboxes.launch(
-            confined(process, socket_dir, stdout, stderr), _watch(kernel, process))
+            confined(process, given), _watch(kernel, process))
     finally:
         if kernel.doors:
             kernel.doors.given(process)
 
 
-def confined(process: Process, socket_dir: str | None, stdout: int, stderr: int) -> Confined:
+def confined(process: Process, given: Given) -> Confined:
     command = process.command
     return Confined(
         tag=process.tag, uid=process.uid, kind=command.kind, argv=command.argv, source=command.source,
-        env=command.env, cwd=command.cwd, hostname=process.name[:63], tree=str(process.id), socket_dir=socket_dir,
-        binds=command.binds, limits=process.limits, stdout_fd=stdout, stderr_fd=stderr)
+        env=command.env, cwd=command.cwd, hostname=process.name[:63], tree=str(process.id), socket_dir=given.socket_dir,
+        binds=command.binds, limits=process.limits, stdin_fd=given.stdin, stdout_fd=given.stdout,
+        stderr_fd=given.stderr, terminal=command.terminal)
 
 
 def _told(process: Process) -> tuple[object, ...]:

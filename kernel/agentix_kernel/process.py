@@ -16,6 +16,7 @@ from agentix_syscalls.errors import CallError
 
 if TYPE_CHECKING:
     from agentix_kernel.logs import AgentLog
+    from agentix_kernel.stdin import Stdin
     from agentix_vfs.handles import Handle
 
 
@@ -82,6 +83,10 @@ class Command:
     env: dict[str, str] = field(factory=dict[str, str])
     cwd: str = ""
     binds: tuple[Bind, ...] = ()
+    stdin: bool = False
+    """Its stdin is kept open, to be fed by operators."""
+    terminal: tuple[int, int] | None = None
+    """It has a terminal, first of so many (rows, columns)."""
 
 
 class Connected(Protocol):
@@ -141,6 +146,7 @@ class Process:
     handles: dict[int, OpenFile] = field(factory=dict[int, OpenFile])
     sessions: "set[Connected]" = field(factory=set["Connected"])
     log: "AgentLog | None" = None
+    stdin: "Stdin | None" = None
     calls: int = 0
     denials: int = 0
     last_denial: str = ""

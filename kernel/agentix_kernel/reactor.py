@@ -19,8 +19,9 @@ import trio
 from attrs import define, field
 
 from agentix_kernel.dispatch import Session, fault, serve
-from agentix_kernel.kernel import Kernel
+from agentix_kernel.kernel import Given, Kernel
 from agentix_kernel.process import Process
+from agentix_kernel.stdin import Stdin
 from agentix_syscalls import records, wire
 
 RECV_BYTES: Final = 65536
@@ -34,6 +35,9 @@ UNSENT_MAX_BYTES: Final = 1 << 20
 OUTPUT_A_TICK_BYTES: Final = 65536
 PEERCRED: Final = struct.Struct("3i")
 EVENTS_A_TICK: Final = 256
+TERMINAL: Final = 0
+STDOUT: Final = 1
+"""Streams of output. What comes out of a terminal is kept as stdout."""
 
 
 @define(eq=False, repr=False)
@@ -170,8 +174,9 @@ class Door:
     folder: str
     listener: socket.socket
     readers: dict[int, int]
-    """Pipe of its output by stream, 1 and 2."""
-    writers: tuple[int, ...]
+    """Where its output comes from: stream 1, 2 or TERMINAL."""
+    theirs: tuple[int, ...]
+    """Descriptors for the sandbox, until it has them."""
     connections: set[Connection] = field(factory=set[Connection])
 
 
@@ -235,7 +240,7 @@ class Reactor:
 
     # --- doors ---------------------------------------------------------------------------------------------------
 
-    def open(self, process: Process) -> tuple[str | None, int, int]:
+    def open(self, process: Process) -> Given:
         folder = f"{self.kernel.config.sockets_dir}/{process.tag}"
         os.mkdir(folder, 0o755)
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
@@ -252,13 +257,27 @@ class Reactor:
         self.watch(listener.fileno(), select.EPOLLIN, lambda _: self._accept(process, door))
         for stream, reader in door.readers.items():
             self.watch(reader, select.EPOLLIN, partial(self._output_ready, process, door, stream))
-        return folder, pipes[1][1], pipes[2][1]
+        stdin = -1
+        if process.command.stdin and process.command.terminal is None:
+            stdin, writer = os.pipe2(os.O_CLOEXEC)
+            os.set_blocking(writer, False)
+            process.stdin = Stdin(writer, terminal=False)
+            door.theirs += (stdin,)
+        return Given(folder, stdin, pipes[1][1], pipes[2][1])
 
     def given(self, process: Process) -> None:
         door = self.doors[process.tag]
-        for writer in door.writers:
-            os.close(writer)
-        door.writers = ()
+        for fd in door.theirs:
+            os.close(fd)
+        door.theirs = ()
+        if process.sandbox is not None and process.sandbox.terminal >= 0:
+            self._open_terminal(process, door, os.dup(process.sandbox.terminal))
+
+    def _open_terminal(self, process: Process, door: Door, master: int) -> None:
+        os.set_blocking(master, False)
+        door.readers[TERMINAL] = master
+        self.watch(master, select.EPOLLIN, partial(self._output_ready, process, door, TERMINAL))
+        process.stdin = Stdin(os.dup(master), terminal=True)
 
     def hold(self, process: Process) -> None:
         for connection in list(self.doors[process.tag].connections):
@@ -283,6 +302,8 @@ class Reactor:
             if reader is not None:
                 self.unwatch(reader)
                 os.close(reader)
+        if process.stdin is not None:
+            process.stdin.close()
         shutil.rmtree(door.folder, ignore_errors=True)
 
     def _accept(self, process: Process, door: Door) -> None:
@@ -322,13 +343,15 @@ class Reactor:
             data = os.read(reader, OUTPUT_A_TICK_BYTES)
         except BlockingIOError:
             return False
+        except OSError:  # EIO: nobody has its terminal any more
+            data = b""
         if not data:
             del door.readers[stream]
             self.unwatch(reader)
             os.close(reader)
             return False
         if process.log is not None:
-            process.log.append(stream, data, self.kernel.world.clock.wall_ns())
+            process.log.append(stream or STDOUT, data, self.kernel.world.clock.wall_ns())
         return True
 
 

@@ -5,7 +5,7 @@ is built from a World and touches nothing else, so that a seed replays a whole k
 (the idea: TigerBeetle's VOPR; FoundationDB's simulation).
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, Protocol
 
 from attrs import field, frozen
@@ -72,6 +72,7 @@ class Confined:
     `tree`: the agent's own tree `<tree>` of the mount is bound at /agent/<tree>; None for tools.
     `socket_dir`: a host directory bound at /run/agentix, holding the system-call socket; None for tools.
     `parent`: tag of the sandbox under whose limits it runs (tools run under their caller's).
+    `terminal`: rows and columns of a terminal of its own, which then is its stdin, stdout and stderr.
     """
 
     tag: str
@@ -90,6 +91,7 @@ class Confined:
     stderr_fd: int = -1
     stdin_fd: int = -1
     parent: str | None = None
+    terminal: tuple[int, int] | None = None
 
 
 class LaunchError(Exception):
@@ -132,6 +134,25 @@ class DeniedCall:
     fatal: bool
 
 
+class Program(Protocol):
+    """A further program in a sandbox, behind the same walls as its agent. It ends with it."""
+
+    @property
+    def pid(self) -> int:
+        """Host pid, for people."""
+        ...
+    async def wait(self) -> Ended: ...
+    def signal(self, linux_signal: int) -> bool:
+        """To this one process; False when it is gone."""
+        ...
+    def take_terminal(self) -> int:
+        """Our end of its terminal, the caller's from here on; -1 when it has none."""
+        ...
+    def close(self) -> None:
+        """Give back what we hold of it; it goes on if it lives."""
+        ...
+
+
 class Sandbox(Protocol):
     """A confined tree of processes: all of it is frozen, continued and killed, and kills are proven.
 
@@ -156,6 +177,19 @@ class Sandbox(Protocol):
         ...
     def ring_doorbell(self) -> bool:
         """Tell the main process's libc to look for signals; False when it is gone."""
+        ...
+    @property
+    def terminal(self) -> int:
+        """Our end of the agent's terminal, the sandbox's own until `aclose`; -1 when it has none."""
+        ...
+    async def start(self, argv: Sequence[str], env: Mapping[str, str], cwd: str, terminal: tuple[int, int] | None,
+                    stdio: Sequence[int]) -> Program:
+        """Run a program beside the agent, with its environment and `env`, in `cwd` or where the agent began.
+
+        `stdio`: three descriptors, which stay the caller's; none when it gets a `terminal` of (rows, columns).
+        Returns when it runs; raises LaunchError (at "exec": ENOENT, EACCES, ENOEXEC are the program's). Frozen, or
+        ended, it is refused or waits.
+        """
         ...
     async def kill(self) -> bool:
         """Kill all of it and prove it: True when nothing is left (also when nothing was left before).

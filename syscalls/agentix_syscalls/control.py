@@ -71,6 +71,22 @@ CONTROLS: Final = (
     Control(12, "info", "About the kernel.", (), "{...}"),
     Control(13, "shutdown", "Shut the kernel down in order.", (Arg("why", types.text, "for the record", ""),), "nil",
             root=True),
+    Control(14, "execute", "Run a program beside an agent, behind the same walls. Its stdin, stdout and stderr travel "
+            "beside the frame, or its terminal beside the first answer. It gets SIGHUP when the asker goes away.",
+            (_TARGET, Arg("argv", types.argv, "command"),
+             Arg("options", types.mapping, "env, cwd, terminal ([rows, columns])", {})),
+            "{pid}, then {code, signal, status}",
+            (("ESRCH", "no such agent"), ("EBUSY", "it is stopped"), ("EAGAIN", "as many as there may be"),
+             ("ENOENT", "not found inside the sandbox"), ("ENOEXEC", "not an executable of this machine"),
+             ("EACCES", "not executable")), streams=True),
+    Control(15, "feed", "Write to an agent's stdin or terminal as much as it takes in time.",
+            (_TARGET, Arg("data", types.data, "bytes"), Arg("end", types.boolean, "nothing more will come", False),
+             Arg("timeout_s", types.seconds, "seconds at most", 1.0)),
+            "how many bytes it took", (("ESRCH", "no such agent"), ("EPIPE", "it reads no more"),
+                                       ("ENOTTY", "it has neither"))),
+    Control(16, "resize", "Say how large an agent's terminal is.",
+            (_TARGET, Arg("rows", types.uint, "rows"), Arg("columns", types.uint, "columns")), "nil",
+            (("ESRCH", "no such agent"), ("ENOTTY", "it has none"))),
 )
 
 BY_NUMBER: Final = {c.number: c for c in CONTROLS}

@@ -67,6 +67,7 @@ ERRORS: Final = (
     Error("EINVAL", _C.CALLER, _S.INFO, False, "an argument is out of range, of the wrong type or unknown"),
     Error("ENFILE", _C.RESOURCE, _S.WARNING, True, "the kernel's table is full"),
     Error("EMFILE", _C.RESOURCE, _S.INFO, False, "too many open handles in this agent"),
+    Error("ENOTTY", _C.CALLER, _S.INFO, False, "no terminal there"),
     Error("EFBIG", _C.RESOURCE, _S.INFO, False, "larger than a file may be"),
     Error("ENOSPC", _C.RESOURCE, _S.WARNING, False, "no space left on the device that holds it"),
     Error("ESPIPE", _C.CALLER, _S.INFO, False, "cannot seek there"),

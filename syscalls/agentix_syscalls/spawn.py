@@ -14,6 +14,9 @@ MODES: Final = ("strict", "enforce", "audit")
 KINDS: Final = ("script", "module", "exec")
 """script: a Python file run in the forked interpreter; module: `-m`, likewise; exec: any executable."""
 
+SIDE_MAX: Final = 4096
+"""Rows or columns of a terminal."""
+
 NAME_RE: Final = re.compile(r"[A-Za-z][A-Za-z0-9._-]{0,62}\Z")
 
 
@@ -54,6 +57,16 @@ def memory(value: Any) -> int:
     return size
 
 
+def terminal(value: Any) -> tuple[int, int]:
+    """Rows and columns."""
+    sides: list[int] = []
+    if type(value) in {list, tuple} and len(value) == 2:
+        sides = [types.uint(side) for side in value]
+    if not sides or not all(1 <= side <= SIDE_MAX for side in sides):
+        raise types.BadArgument(f"wants [rows, columns], each from 1 to {SIDE_MAX}")
+    return sides[0], sides[1]
+
+
 @frozen
 class Option:
     """One row. `inherited`: a child spawned by an agent has at most its parent's value."""
@@ -80,6 +93,8 @@ OPTIONS: Final = (
     Option("mode", mode, "--mode MODE", "what a violation does: strict kills, enforce (default) refuses, audit records",
            inherited=True),
     Option("spawn_max", types.uint, "--spawn-max N", "agents it may spawn in its life (default 0)", inherited=True),
+    Option("stdin", types.boolean, "-i", "keep its stdin open: fed by `run`, or by `agentctl attach`", agent_may=False),
+    Option("terminal", terminal, "-t", "give it a terminal of its own", agent_may=False),
     Option("binds", types.anything, "--bind-ro HOST:PATH, --bind HOST:PATH",
            "host folders or files to show inside; descriptors travel beside the frame", agent_may=False,
            inherited=True),

@@ -95,6 +95,11 @@ class Reader:
         self._buffer = bytearray()
         self._body_max_bytes = body_max_bytes
 
+    @property
+    def empty(self) -> bool:
+        """Not even a part of a frame waits."""
+        return not self._buffer
+
     def feed(self, data: bytes) -> None:
         self._buffer += data
 

@@ -352,7 +352,7 @@ async def test_nonsense_on_a_leash_fails_that_launch_only(lab, line):
     what = Confined(tag="nonsense.1", uid=1_997_000, kind="script", argv=("/a.py",), source=b"")
     sandbox = LinuxSandbox(group, (PROFILE, ours), ours, Attendant(), {}, lambda _: None)
     sandbox.attend()
-    assert sandbox.order(what, watch, {}, [])
+    assert sandbox.order(what, watch, {"env": {}, "cwd": "/"}, [])
     with theirs:
         theirs.send(line)
         sandbox._on_leash(0)

@@ -56,7 +56,7 @@ async def test_root_holds_only_what_it_should(lab):
     python = {folder.split("/")[1] for folder in template.python_folders()}
     assert set(root.split()) <= {"usr", "bin", "sbin", "lib", "lib32", "lib64", "libx32", "etc", "dev", "proc", "tmp",
                                  "run", "agent"} | python
-    assert dev == "fd full null random shm stderr stdin stdout tty urandom zero"
+    assert dev == "fd full null ptmx pts random shm stderr stdin stdout tty urandom zero"
     assert (agent.split(), processes) == (below_tmp(), "2")  # hidepid: the init is not shown
 
 
@@ -178,7 +178,7 @@ async def test_flood_of_denied_calls_starves_nobody(lab):
     await flood.line()
     for _ in range(3):
         assert (await lab.run("print('served')")).text == "served\n"
-    assert len(flood.denied) > 100
+    assert len(flood.denied) > 16  # more than one tick answers
 
 
 @pytest.mark.skipif(os.uname().machine != "x86_64", reason="the numbers are x86-64's")

@@ -54,10 +54,14 @@ class LiveKernel:
             time.sleep(0.01)
         return found
 
+    def words(self, *args) -> list[str]:
+        """A command line of agentctl for this kernel."""
+        return [f"{BIN}/agentctl", "--prefix", self.prefix, *map(str, args)]
+
     def ctl(self, *args, check=None, **more):
         """Run agentctl; `check` is the exit status that it must have."""
-        done = subprocess.run([f"{BIN}/agentctl", "--prefix", self.prefix, *map(str, args)], capture_output=True,
-                              text=True, timeout=COMMAND_S, check=False, **more)
+        done = subprocess.run(self.words(*args), capture_output=True, text=True, timeout=COMMAND_S, check=False,
+                              **more)
         if check is not None:
             assert done.returncode == check, f"{args}: {done.returncode}\n{done.stdout}{done.stderr}\n{self.log()}"
         return done
@@ -77,8 +81,7 @@ class LiveKernel:
 
     def begin(self, *args, **more) -> subprocess.Popen[str]:
         """An agentctl at work, with pipes for its output."""
-        return subprocess.Popen([f"{BIN}/agentctl", "--prefix", self.prefix, *map(str, args)], text=True,
-                                stdout=subprocess.PIPE, stderr=subprocess.PIPE, **more)
+        return subprocess.Popen(self.words(*args), text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **more)
 
     def connect(self, agent: int) -> socket.socket:
         """A connection through an agent's own socket, as the agent's uid: what a process of it could say."""

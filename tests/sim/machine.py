@@ -13,7 +13,7 @@ from attrs import define, field
 
 from agentix_kernel.dispatch import Session, serve
 from agentix_kernel.kernel import Kernel
-from agentix_kernel.world import Confined, Ended, LaunchError, Usage, Watch
+from agentix_kernel.world import Confined, Ended, LaunchError, Program, Usage, Watch
 from agentix_syscalls import wire
 from agentix_syscalls.calls import BY_NUMBER, SYS_CANCEL
 
@@ -76,6 +76,13 @@ class SimSandbox:
         self.killed = True
         self.finish(Ended(None, LINUX_KILL))
         return True
+
+    @property
+    def terminal(self) -> int:
+        return -1
+
+    async def start(self, argv: object, env: object, cwd: object, terminal: object, stdio: object) -> Program:
+        raise LaunchError(errno.ENOSYS, "exec", "no operator asks for programs here")
 
     def usage(self) -> Usage:
         return Usage(processes=0 if self.killed else 2)

@@ -19,7 +19,7 @@ GOOD = {
 
 def test_every_option_is_read() -> None:
     assert parse_options(GOOD, by_agent=True) == GOOD
-    assert set(spawn.BY_NAME) - set(GOOD) == {"binds"}
+    assert set(spawn.BY_NAME) - set(GOOD) == {"binds", "stdin", "terminal"}
     assert parse_options({}, by_agent=False) == {}
 
 
@@ -68,4 +68,18 @@ def test_parsing_is_total(raw: dict[str, object], by_agent: bool) -> None:
 def test_everything_that_limits_is_inherited() -> None:
     """A child never has more than its parent: each option that bounds or widens is marked."""
     free = {option.name for option in spawn.OPTIONS if not option.inherited}
-    assert free == {"name", "source", "env", "cwd"}
+    assert free == {"name", "source", "env", "cwd", "stdin", "terminal"}
+
+
+@pytest.mark.parametrize("value", [[0, 80], [24, 4097], [24], "24x80", None, [24.5, 80], [24, 80, 1]])
+def test_a_terminal_has_two_sides(value: object) -> None:
+    assert parse_options({"terminal": [24, 80]}, by_agent=False) == {"terminal": (24, 80)}
+    with pytest.raises(CallError, match="terminal: "):
+        parse_options({"terminal": value}, by_agent=False)
+
+
+@pytest.mark.parametrize(("key", "value"), [("stdin", True), ("terminal", [24, 80])])
+def test_no_agent_opens_what_operators_feed(key: str, value: object) -> None:
+    with pytest.raises(CallError) as refused:
+        parse_options({key: value}, by_agent=True)
+    assert refused.value.number == errno.EPERM

@@ -51,6 +51,7 @@ class Client:
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self._reader = wire.Reader(wire.CONTROL_BODY_MAX_BYTES)
         self._serial = 0
+        self._descriptors: list[int] = []
         try:
             self._connect(path)
             self.kernel: dict[str, Any] = self.call("hello", wire.PROTOCOL)
@@ -69,9 +70,9 @@ class Client:
         self._request(name, args, descriptors)
         return self._reply()[1]
 
-    def stream(self, name: str, *args: Any) -> Iterator[Any]:
+    def stream(self, name: str, *args: Any, descriptors: Sequence[int] = ()) -> Iterator[Any]:
         """Ask for a streaming operation; what it sends, as it comes."""
-        self._request(name, args, ())
+        self._request(name, args, descriptors)
         more, body = self._reply()
         while more:
             yield body
@@ -106,17 +107,38 @@ class Client:
                 raise CallError(reason.errno, reason.message, rule=reason.rule, remedy=reason.remedy)
             return bool(flags & wire.F_MORE), body
 
+    def take_descriptor(self) -> int:
+        """The oldest that came beside a reply and was not taken yet; the caller's from here on."""
+        return self._descriptors.pop(0)
+
     def _fill(self) -> None:
         try:
-            data = self._socket.recv(65536)
+            data, fds, _, _ = socket.recv_fds(self._socket, 65536, control.DESCRIPTORS_MAX, socket.MSG_CMSG_CLOEXEC)
         except ConnectionError:
-            data = b""
+            data, fds = b"", []
+        self._descriptors += fds
         if not data:
             raise _gone()
         self._reader.feed(data)
 
+    def fileno(self) -> int:
+        """To wait for what comes, unless some of it is here (`pending`)."""
+        return self._socket.fileno()
+
+    @property
+    def pending(self) -> bool:
+        """Some of a reply has been received, and not been read."""
+        return not self._reader.empty
+
+    def shut(self) -> None:
+        """From another thread: whoever waits for a reply here is told that the connection has ended."""
+        self._socket.shutdown(socket.SHUT_RDWR)
+
     def close(self) -> None:
         self._socket.close()
+        for fd in self._descriptors:
+            os.close(fd)
+        self._descriptors.clear()
 
     def __enter__(self) -> Self:
         return self

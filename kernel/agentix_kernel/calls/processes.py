@@ -33,7 +33,8 @@ def command_of(kind: str, argv: tuple[str, ...], options: dict[str, Any], binds:
         source = own.source
     if (kind == "script") != (source is not None):
         raise CallError(errno.EINVAL, "spawn: a script comes with its source, and nothing else does")
-    return Command(kind, argv, source, options.get("env", {}), options.get("cwd", ""), binds)
+    return Command(kind, argv, source, options.get("env", {}), options.get("cwd", ""), binds,
+                   options.get("stdin", False), options.get("terminal"))
 
 
 def limits_of(options: dict[str, Any], config: Config) -> Limits:

@@ -17,6 +17,8 @@ from agentix_kernel.confine.template import HIDDEN_ROOT, HIDDEN_SOCKETS, HIDDEN_
 
 TMP_MAX_BYTES: Final = 256 << 20
 _ROOT_OPTIONS: Final = "size=1m,nr_inodes=512,mode=755"
+_PTS_OPTIONS: Final = "newinstance,ptmxmode=0666,mode=620,max=32"
+"""Terminals of its own; Linux has 4,096 for all."""
 _PROC_OPTIONS: Final = "subset=pid,hidepid=invisible"
 _PROC_FLAGS: Final = linux.MS_NOSUID | linux.MS_NODEV | linux.MS_NOEXEC
 
@@ -53,6 +55,7 @@ def build_root(job: Job) -> None:
         os.symlink(target, path[1:])
     for path in job.template.mounts:
         linux.mount(path, path[1:], None, linux.MS_MOVE)
+    linux.mount("devpts", "dev/pts", "devpts", linux.MS_NOSUID | linux.MS_NOEXEC, _PTS_OPTIONS)
     _mount_proc()
 
 

@@ -8,7 +8,7 @@ import os
 import select
 import signal
 import socket
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 import trio
@@ -17,6 +17,7 @@ from attrs import define, field
 from agentix_kernel.cgroups import Group
 from agentix_kernel.confine import leash, listener, messages
 from agentix_kernel.confine.attendant import Attendant
+from agentix_kernel.confine.beside import LinuxProgram, Programs
 from agentix_kernel.confine.zygotes import Profile
 from agentix_kernel.world import KILL_DEADLINE_S, Confined, Ended, LaunchError, Usage, Watch
 from agentix_syscalls.signals import DOORBELL
@@ -47,6 +48,10 @@ class LinuxSandbox:
     _agent_pid: int = 0
     _agent_pidfd: int = -1
     _listener: int = -1
+    terminal: int = -1
+    _programs: Programs = field(init=False)
+    _env: Mapping[str, str] = field(factory=dict[str, str])
+    _cwd: str = "/"
     _oom_kills: int = 0
     _ended: Ended | None = None
     _error: LaunchError | None = None
@@ -60,6 +65,9 @@ class LinuxSandbox:
     _ending: trio.Event = field(factory=trio.Event)
     _gone: trio.Event = field(factory=trio.Event)
     """The init is reaped, or was never born."""
+
+    def __attrs_post_init__(self) -> None:
+        self._programs = Programs(self._leash, _host_pid)
 
     def attend(self) -> None:
         self._leash.setblocking(False)
@@ -102,7 +110,7 @@ class LinuxSandbox:
                 self._init_pid, self._init_pidfd = int(pid), fds.pop()
                 self._attendant.add(self._init_pidfd, self._on_init)
                 self._born.set()
-            case [leash.AGENT, state] if len(fds) == 2 and self._agent_pidfd < 0:
+            case [leash.AGENT, state] if len(fds) in {2, 3} and self._agent_pidfd < 0:
                 self._meet_agent(*fds)
                 fds.clear()
                 self._ready = state == leash.READY
@@ -114,11 +122,11 @@ class LinuxSandbox:
             case [leash.ENDED, status]:
                 self._end(os.waitstatus_to_exitcode(int(status)))
             case _:
-                return False
+                return self._programs.hear(words, fds)
         return True
 
-    def _meet_agent(self, listener_fd: int, pidfd: int) -> None:
-        self._listener, self._agent_pidfd = listener_fd, pidfd
+    def _meet_agent(self, listener_fd: int, pidfd: int, terminal: int = -1) -> None:
+        self._listener, self._agent_pidfd, self.terminal = listener_fd, pidfd, terminal
         self._agent_pid = _host_pid(pidfd)
         self._attendant.add(listener_fd, self._on_denied)
 
@@ -127,6 +135,7 @@ class LinuxSandbox:
         self._leash.close()
         self._told.set()
         self._born.set()
+        self._programs.all_gone()
         if self._init_pidfd < 0:
             self._gone.set()
 
@@ -180,7 +189,7 @@ class LinuxSandbox:
         Raises OSError.
         """
         assert self._what is None, "a sandbox is ordered once"
-        self._what, self._watch = what, watch
+        self._what, self._watch, self._env, self._cwd = what, watch, spec["env"], spec["cwd"]
         body = messages.pack(spec)
         large = [("spec", messages.in_memory(body))] if len(body) > messages.INLINE_MAX_BYTES // 2 else []
         message = {"names": [name for name, _ in (*fds, *large)], "spec": None if large else body}
@@ -287,6 +296,10 @@ class LinuxSandbox:
             self._usage = self.group.usage()
         return self._usage
 
+    async def start(self, argv: Sequence[str], env: Mapping[str, str], cwd: str, terminal: tuple[int, int] | None,
+                    stdio: Sequence[int]) -> LinuxProgram:
+        return await self._programs.start(argv, {**self._env, **env}, cwd or self._cwd, terminal, stdio)
+
     def pids(self) -> list[int]:
         return [] if self._closed else self.group.pids()
 
@@ -301,11 +314,11 @@ class LinuxSandbox:
             self._leash.close()
         if self.group.oom_fd >= 0:
             self._attendant.drop(self.group.oom_fd)
-        for fd in (self._init_pidfd, self._agent_pidfd, self._listener):
+        for fd in (self._init_pidfd, self._agent_pidfd, self._listener, self.terminal):
             if fd >= 0:
                 self._attendant.drop(fd)
                 os.close(fd)
-        self._init_pidfd = self._agent_pidfd = self._listener = -1
+        self._init_pidfd = self._agent_pidfd = self._listener = self.terminal = -1
         try:
             self.group.remove()
         finally:

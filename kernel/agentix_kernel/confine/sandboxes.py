@@ -243,7 +243,7 @@ def _spec(what: Confined, sockets_dir: str | None, mounts: list[tuple[bool, int]
         "name": f"agent {what.tag}", "tmp_bytes": min(memory // 2, TMP_MAX_BYTES),
         "sockets": os.path.relpath(what.socket_dir, sockets_dir) if what.socket_dir and sockets_dir else None,
         "kind": what.kind, "argv": what.argv, "source": what.source, "env": environment(what, home),
-        "cwd": what.cwd or (f"{home}/mem/working" if what.tree else home),
+        "cwd": what.cwd or (f"{home}/mem/working" if what.tree else home), "tty": what.terminal,
     }
 
 

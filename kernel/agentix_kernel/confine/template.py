@@ -31,7 +31,7 @@ _ETC_DIRS: Final = ("ssl/certs", "alternatives", "pki/tls/certs", "pki/ca-trust/
 _HOSTS: Final = "127.0.0.1 localhost\n::1 localhost\n"
 _DEVICES: Final = (("null", 3), ("zero", 5), ("full", 7), ("random", 8), ("urandom", 9))
 _DEV_LINKS: Final = (("fd", "/proc/self/fd"), ("stdin", "/proc/self/fd/0"), ("stdout", "/proc/self/fd/1"),
-                     ("stderr", "/proc/self/fd/2"), ("shm", "/tmp"))
+                     ("stderr", "/proc/self/fd/2"), ("shm", "/tmp"), ("ptmx", "pts/ptmx"))
 
 
 class Template(NamedTuple):
@@ -154,6 +154,7 @@ def _make_dev() -> None:
         os.mknod(f"dev/{name}", stat.S_IFCHR | 0o666, os.makedev(1, minor))
     os.mknod("dev/tty", stat.S_IFCHR | 0o666, os.makedev(5, 0))
     os.umask(old_mask)
+    os.mkdir("dev/pts")
     for name, target in _DEV_LINKS:
         os.symlink(target, f"dev/{name}")
     _seal("dev", linux.MS_NOEXEC)

@@ -137,7 +137,8 @@ def become_agent(fds: dict[str, list[int]], profile: dict[str, Any], layout: tem
         complain(leash_fd, errno.EIO, "child", repr(fault))
         os._exit(125)
     stdio = tuple(job.fds.get(name, [number])[0] for number, name in enumerate(("stdin", "stdout", "stderr")))
-    sys.modules[INIT_MODULE].main(leash_fd, job.listener, stdio, job.spec, lambda: privileges.dumpable(True))
+    sys.modules[INIT_MODULE].main(leash_fd, job.listener, stdio, job.spec, lambda: privileges.dumpable(True),
+                                  messages.receive)
 
 
 def serve(channel: socket.socket, profile: dict[str, Any], layout: template.Template) -> bool:

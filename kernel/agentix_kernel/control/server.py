@@ -13,6 +13,7 @@ import trio
 from attrs import define, field, frozen
 
 from agentix_kernel.control import operations
+from agentix_kernel.control.answers import Handed
 from agentix_kernel.kernel import Kernel
 from agentix_syscalls import control as table
 from agentix_syscalls import wire
@@ -65,13 +66,27 @@ class Client:
         return taken
 
     async def reply(self, operation: int, flags: int, user_data: int, value: Any) -> None:
+        fds = value.fds if isinstance(value, Handed) else ()
+        value = value.value if isinstance(value, Handed) else value
         data = memoryview(wire.frame(operation, wire.F_REPLY | flags, user_data, wire.pack(value)))
-        async with self.lock:
-            while data:
-                try:
-                    data = data[self.sock.send(data):]
-                except BlockingIOError:
-                    await trio.lowlevel.wait_writable(self.sock)
+        try:
+            async with self.lock:
+                while data:
+                    try:
+                        data = data[socket.send_fds(self.sock, [data], fds) if fds else self.sock.send(data):]
+                    except BlockingIOError:
+                        await trio.lowlevel.wait_writable(self.sock)
+                    else:
+                        fds = _closed(fds)
+        finally:
+            _closed(fds)
+
+
+def _closed(fds: tuple[int, ...]) -> tuple[int, ...]:
+    """None is left to send."""
+    for fd in fds:
+        os.close(fd)
+    return ()
 
 
 async def serve(kernel: Kernel, listener: socket.socket) -> None:

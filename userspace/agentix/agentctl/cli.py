@@ -27,14 +27,14 @@ EXIT_STATUSES: Final = (
     ExitStatus("1", (), "the operation failed, or what was checked is not as it should be"),
     ExitStatus("2", (), "the command line is wrong"),
     ExitStatus("124", ("wait",), "the time given is over, and the agent still there"),
-    ExitStatus("125", ("run", "spawn", "wait"), "Agentix failed, not the agent"),
-    ExitStatus("126", ("run", "spawn"), "found, but not executable or not readable"),
-    ExitStatus("127", ("run", "spawn"), "not found"),
+    ExitStatus("125", ("run", "spawn", "exec", "attach", "wait"), "Agentix failed, not the agent"),
+    ExitStatus("126", ("run", "spawn", "exec"), "found, but not executable or not readable"),
+    ExitStatus("127", ("run", "spawn", "exec"), "not found"),
     ExitStatus("130", (), "Ctrl-C"),
     ExitStatus("141", (), "nobody reads the output any more, as after a SIGPIPE"),
-    ExitStatus("128+n", ("run", "wait"),
+    ExitStatus("128+n", ("run", "exec", "attach", "wait"),
                "Linux signal n ended the agent (137: killed, also by its policy or a limit)"),
-    ExitStatus("other", ("run", "wait"), "the agent's own"),
+    ExitStatus("other", ("run", "exec", "attach", "wait"), "the agent's own, or the program's"),
 )
 FAILED, TIME_OVER, AGENTIX_FAILED, NOT_EXECUTABLE, NOT_FOUND = 1, 124, 125, 126, 127
 USAGE, INTERRUPTED, UNREAD = 2, 130, 141
@@ -52,6 +52,8 @@ class Entry(NamedTuple):
 VERBS: Final = {
     "run": Entry("launch", "run an agent, show its output, wait for its end"),
     "spawn": Entry("launch", "start an agent in the background and print its id"),
+    "exec": Entry("beside", "run a program beside an agent, in its sandbox"),
+    "attach": Entry("beside", "look at an agent's output and type to it"),
     "ps": Entry("listing", "list agents"),
     "kill": Entry("signalling", "send a signal to agents"),
     "stop": Entry("signalling", "freeze agents (SIGSTOP)"),
@@ -208,7 +210,7 @@ class Verbs(click.Group):
         if entry is None:
             return None
         room = importlib.import_module(f"agentix.agentctl.{entry.room}")
-        found: click.Command = getattr(room, cmd_name)
+        found: click.Command = getattr(room, cmd_name, None) or getattr(room, f"{cmd_name}_")  # exec is Python's
         return found
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

@@ -1,12 +1,13 @@
 """An agent in the foreground: its output comes out here, the keyboard's signals go to it."""
 
+import contextlib
 import errno
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from types import FrameType
-from typing import Any, Final, Self
+from typing import Any, Final, NamedTuple, Self
 
 from agentix.agentctl.cli import Which, complain
 from agentix.agentctl.format import printable
@@ -25,8 +26,9 @@ class Forwarding:
     the agent exists is kept for it; the second one then gives up.
     """
 
-    def __init__(self, which: Which) -> None:
+    def __init__(self, which: Which, numbers: Iterable[signal.Signals]) -> None:
         self._which = which
+        self._numbers = tuple(numbers)
         self._agent: int | None = None
         self._early: int | None = None
         self._pressed_at = float("-inf")
@@ -34,7 +36,7 @@ class Forwarding:
         self.interrupted = False
 
     def __enter__(self) -> Self:
-        self._old = {number: signal.signal(number, self._forward) for number in _FORWARDED}
+        self._old = {number: signal.signal(number, self._forward) for number in self._numbers}
         return self
 
     def __exit__(self, *_exception: object) -> None:
@@ -76,15 +78,25 @@ class Forwarding:
             complain(f"no kernel answers at {error.path} any longer")
 
 
-def attend(which: Which, spawn: Callable[[Client], dict[str, Any]], *, remove: bool) -> int:
+class Keyboard(NamedTuple):
+    """What of this terminal an agent gets: our stdin, and every key as it is."""
+
+    feed: bool = False
+    terminal: bool = False
+
+
+def attend(which: Which, spawn: Callable[[Client], dict[str, Any]], keyboard: Keyboard, *, remove: bool) -> int:
     """Spawn, show the output until the end, wait; the exit status for the shell."""
-    with which.connect() as client, Forwarding(which) as forwarding:
+    with which.connect() as client, Forwarding(which, _FORWARDED) as forwarding:
         agent = spawn(client)["id"]
         forwarding.attach(agent)
         try:
-            copy_output(which, agent)
-        except BrokenPipeError:
-            forwarding.send(signals.SIGTERM)  # nobody reads on: as SIGPIPE would
+            if not show(which, agent, keyboard, None):
+                return 0
+        except (BrokenPipeError, SystemExit):
+            forwarding.send(signals.SIGTERM)  # nobody reads on, or the terminal is gone: as SIGPIPE or SIGHUP would
+            if keyboard.terminal:
+                raise
         ended = client.call("wait", agent, None)
         if remove:
             client.call("rm", agent)
@@ -93,13 +105,48 @@ def attend(which: Which, spawn: Callable[[Client], dict[str, Any]], *, remove: b
     return status
 
 
-def copy_output(which: Which, agent: int) -> None:
-    """Write what the agent writes to the same of our two streams, as it comes."""
+def attach(which: Which, agent: int, keyboard: Keyboard) -> int:
+    """Show what a living agent writes from now on; its exit status, or 0 when the person left it."""
+    with which.connect() as client, Forwarding(which, (signal.SIGINT,)) as forwarding:
+        forwarding.attach(agent)
+        if not show(which, agent, keyboard, 0):
+            return 0
+        ended = client.call("wait", agent, None)
+    tell(ended, interrupted=forwarding.interrupted)
+    status: int = ended["status"]
+    return status
+
+
+def show(which: Which, agent: int, keyboard: Keyboard, tail: int | None) -> bool:
+    """Copy what the agent writes to the same of our two streams, as it comes; what is typed goes to it.
+
+    False when the person detached before its end.
+    """
+    from agentix.agentctl import terminal
+
+    with contextlib.ExitStack() as around:
+        client = around.enter_context(which.connect())
+        typing = terminal.Typing(which, agent, client, terminal=keyboard.terminal)
+        if keyboard.terminal:
+            around.enter_context(terminal.raw())
+            around.enter_context(terminal.following_size(terminal.resizer(which, agent)))
+        if keyboard.feed:
+            typing.start()
+        try:
+            _copy(client, agent, tail)
+        except CallError:
+            if not typing.detached:
+                raise
+    if typing.detached:
+        complain(f"left agent {agent}, which goes on: agentctl attach {agent}")
+    return not typing.detached
+
+
+def _copy(client: Client, agent: int, tail: int | None) -> None:
     streams = {1: sys.stdout.buffer, 2: sys.stderr.buffer}
-    with which.connect() as client:
-        for number, data in client.stream("logs", agent, True, None):
-            streams[number].write(data)
-            streams[number].flush()
+    for number, data in client.stream("logs", agent, True, tail):
+        streams[number].write(data)
+        streams[number].flush()
 
 
 def tell(ended: dict[str, Any], *, interrupted: bool = False) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import click
 
-from agentix.agentctl import foreground, private
+from agentix.agentctl import foreground, private, terminal
 from agentix.agentctl.cli import AGENTIX_FAILED, NOT_EXECUTABLE, NOT_FOUND, USAGE, Failure, Verb, Which, explain, verb
 from agentix.agentctl.format import print_json, read_duration, read_size
 from agentix.control import Client
@@ -24,6 +24,10 @@ SOURCE_MAX_BYTES: Final = (16 << 20) - (256 << 10)
 """A script's size: the cap of a control request, less what arguments and options may take."""
 _BINDS: Final = {"bind_ro": "Show a host file or folder inside, read-only.",
                  "bind": "Show a host folder of your own inside, writable."}
+
+
+_SWITCHES: Final = {types.boolean, table.terminal}
+"""Types of options that take no value on the command line."""
 
 
 class Command(NamedTuple):
@@ -79,6 +83,9 @@ def _click_type(option: "Option") -> Any:
 def _options() -> Iterator[click.Option]:
     """The options of a spawn, as their table has them."""
     for option in table.OPTIONS:
+        if option.type in _SWITCHES:
+            yield click.Option([option.flag, option.name], is_flag=True, help=_sentence(option.doc))
+            continue
         for flag in filter(None, option.flag.split(", ")):
             word, metavar = flag.split(" ")
             binds = option.name == "binds"
@@ -86,7 +93,11 @@ def _options() -> Iterator[click.Option]:
             yield click.Option(
                 [word, name], metavar=metavar, type=_click_type(option),
                 multiple=binds or option.type in {types.environ, types.texts},
-                help=_BINDS[name] if binds else option.doc[0].upper() + option.doc[1:] + ".")
+                help=_BINDS[name] if binds else _sentence(option.doc))
+
+
+def _sentence(doc: str) -> str:
+    return doc[0].upper() + doc[1:] + "."
 
 
 def spawn_options(command: Verb) -> Verb:
@@ -96,9 +107,12 @@ def spawn_options(command: Verb) -> Verb:
 
 def _given(options: dict[str, Any]) -> dict[str, Any]:
     """Options of a spawn from those of the command line, checked against the table. Raises UsageError."""
-    given = {name: value for name, value in options.items() if value not in {None, ()}}
+    given = {name: value for name, value in options.items() if value not in (None, ()) and value is not False}
+    if "terminal" in given:
+        given["terminal"] = terminal.size()
+        given["env"] = (*given.get("env", ()), f"TERM={os.environ.get('TERM', 'dumb')}")
     if "env" in given:
-        given["env"] = dict(_variable(word) for word in given["env"])
+        given["env"] = dict(variable(word) for word in given["env"])
     for name, value in given.items():
         option = table.BY_NAME[name]
         try:
@@ -108,7 +122,7 @@ def _given(options: dict[str, Any]) -> dict[str, Any]:
     return given
 
 
-def _variable(word: str) -> tuple[str, str]:
+def variable(word: str) -> tuple[str, str]:
     """NAME=VALUE, or NAME alone for the value that it has here."""
     name, sign, value = word.partition("=")
     if not sign and name not in os.environ:
@@ -187,10 +201,14 @@ def run(which: Which, command: Command, *, remove: bool, **options: Any) -> int:
     """Run an agent in the foreground: its stdout and stderr come out here, its exit status is that of agentctl.
 
     Ctrl-C sends SIGINT to the agent, a second one within two seconds SIGKILL.
+    With -it it has your terminal, which Ctrl-P Ctrl-Q gives back while it goes on.
     When no kernel is running and you are root, a private one is started for this one agent.
     """
+    keyboard = foreground.Keyboard(feed=options["stdin"], terminal=options["stdin"] and options["terminal"])
+    if keyboard.terminal:
+        terminal.want_terminal()
     with _prepared(command, options) as (given, fds), private.kernel(which) as chosen:
-        return foreground.attend(chosen, lambda client: _spawn(client, command, given, fds), remove=remove)
+        return foreground.attend(chosen, lambda client: _spawn(client, command, given, fds), keyboard, remove=remove)
 
 
 @spawn_options

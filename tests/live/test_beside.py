@@ -23,8 +23,8 @@ class Screen:
         fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("4H", *size, 0, 0))
         self.slave = slave
         self.before = termios.tcgetattr(slave)
-        self.process = subprocess.Popen(kernel.words(*words), stdin=slave, stdout=slave, stderr=slave,
-                                        start_new_session=True, preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0))
+        self.process = subprocess.Popen(["setsid", "--ctty", *kernel.words(*words)], stdin=slave, stdout=slave,
+                                        stderr=slave)
         self.shown = b""
 
     def until(self, text, seconds=60):
@@ -98,7 +98,7 @@ def test_left_and_looked_at_again(kernel, screen):
     shown.until("agentctl attach ")
     assert (shown.status(), shown.sane()) == (0, True)
     again = screen(kernel, "attach", "-it", "kept")
-    again.type("echo \"<$value>\"\n")
+    again.type('echo "<$value>"\n')
     again.until("<kept-value>")
     again.type("\x10exit 5\n")  # half of what leaves is a key like others: readline takes it for the line before
     again.until("exit")
@@ -187,7 +187,7 @@ def test_stdin_of_an_agent(kernel):
     assert done.stdout == "a\nb\n"
     assert kernel.ctl("run", "--rm", "--", "cat", input="unread", check=0).stdout == ""
     kernel.ctl("run", "-i", "--rm", "--", "true", input="x" * 500_000, check=0)
-    agent = kernel.spawn("-i", "--", "sh", "-c", "read line; echo \"<$line>\"; exit 4")
+    agent = kernel.spawn("-i", "--", "sh", "-c", 'read line; echo "<$line>"; exit 4')
     looking = kernel.ctl("attach", agent, input="typed\n", check=4)
     assert looking.stdout == "<typed>\n"
 

@@ -44,7 +44,7 @@ def test_bad_replies(body: object) -> None:
 
 
 def test_an_error_outside_the_taxonomy_counts_as_the_kernels_fault() -> None:
-    assert Reason(errno.ENOTTY, "m").row is errors.BY_NAME["EIO"]
+    assert Reason(errno.ENOTBLK, "m").row is errors.BY_NAME["EIO"]
 
 
 def test_a_call_error_becomes_its_reason() -> None:

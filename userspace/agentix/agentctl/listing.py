@@ -6,6 +6,7 @@ from fnmatch import fnmatchcase
 from typing import Any, Final, NamedTuple
 
 import click
+from attrs import frozen
 
 from agentix.agentctl import format as show
 from agentix.agentctl.cli import Which, json_option, verb
@@ -14,7 +15,8 @@ from agentix_syscalls.control import STATES
 Row = dict[str, Any]
 
 
-class Column(NamedTuple):
+@frozen
+class Column:
     """One column: what it shows of a row of the kernel's, and whether that needs `usage`, which costs reads."""
 
     show: Callable[[Row], object]
@@ -43,7 +45,7 @@ def _age(row: Row) -> str:
     return show.duration((end_ns - row["started_wall_ns"]) / 1e9)
 
 
-COLUMNS: Final = {
+COLUMNS: Final[dict[str, Column]] = {
     "id": Column(lambda row: row["id"], number=True),
     "parent": Column(lambda row: row["parent"] or "-", number=True),
     "name": Column(lambda row: row["name"] or "-"),

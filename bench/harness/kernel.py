@@ -73,7 +73,7 @@ def private_kernel(config: str = "") -> Generator[PrivateKernel]:
 
 @contextmanager
 def _daemon(prefix: str) -> Generator["subprocess.Popen[bytes]"]:
-    argv = [f"{os.path.dirname(sys.executable)}/agentd", "--prefix", prefix]
+    argv = [f"{os.path.dirname(sys.executable)}/agentd", "--unlisted", "--prefix", prefix]
     with open(f"{prefix}/agentd.log", "wb") as log, subprocess.Popen(
             argv, stderr=log, stdin=subprocess.DEVNULL, start_new_session=True,
             preexec_fn=lambda: prctl.set_pdeathsig(15)) as daemon:  # noqa: PLW1509 - there are no threads here

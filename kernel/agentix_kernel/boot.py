@@ -9,10 +9,9 @@ import os
 import platform
 import signal
 import socket
-import sys
-import time
 from collections.abc import AsyncGenerator, Callable
-from contextlib import asynccontextmanager
+from contextlib import AbstractContextManager, asynccontextmanager, nullcontext
+from functools import partial
 from typing import Any
 
 import trio
@@ -29,6 +28,8 @@ from agentix_kernel.kernel import Kernel
 from agentix_kernel.layers import table as layer_table
 from agentix_kernel.lifecycle import adopt, end_all
 from agentix_kernel.registry import Registry, UidRange, claim_range
+from agentix_kernel.service import listing, lives, notify
+from agentix_kernel.service.log import ERR, Say
 from agentix_kernel.world import World
 from agentix_syscalls import __version__, records
 from agentix_vfs.fuse.server import FuseServer
@@ -44,10 +45,15 @@ class Machine:
     """What boot makes, in the order in which it is given back."""
 
     config: Config
-    say: Callable[[str], None]
+    say: Say
+    manager: notify.Manager = field(factory=notify.Manager)
+    listed: bool = False
+    """Whether who looks for private kernels finds this one."""
     steps: list[tuple[str, str]] = field(factory=list[tuple[str, str]])
     layers: list[dict[str, Any]] = field(factory=list[dict[str, Any]])
     accepted: tuple[str, ...] = ()
+    boot: int | None = None
+    """Which one of this state directory, once that is known."""
     lock_fd: int = -1
     uids: UidRange | None = None
     cgroups: Any = None
@@ -55,12 +61,13 @@ class Machine:
 
     def step(self, name: str, detail: str) -> None:
         self.steps.append((name, detail))
-        self.say(f"{name}: {detail}")
+        self.say(f"{name}: {detail}", step=name, boot=self.boot)
+        self.manager.tell(STATUS=f"{name}: {detail}")
 
 
-def prepare(config: Config, say: Callable[[str], None]) -> Machine:
+def prepare(machine: Machine) -> None:
     """The steps before anything runs. Synchronous, before other threads exist. Raises BootError, ConfigError."""
-    machine = Machine(config, say)
+    config = machine.config
     machine.step("config", f"{config.source if os.path.exists(config.source) else 'defaults'}, "
                  f"prefix {config.prefix or '(the system)'}")
     for folder, mode in ((config.run_dir, 0o755), (config.state_dir, 0o700), (config.sockets_dir, 0o700)):
@@ -69,7 +76,6 @@ def prepare(config: Config, say: Callable[[str], None]) -> Machine:
     _check_layers(machine)
     machine.uids = claim_range(config)
     _sweep(machine)
-    return machine
 
 
 def _lock(machine: Machine) -> None:
@@ -153,7 +159,7 @@ def open_journal(machine: Machine) -> tuple[Journal, int]:
     journal, opened = Journal.open(RealDisk(config.journal_dir), RealClock(), key_path=config.key_path,
                                    random=os.urandom, segment_bytes=config.journal_segment_bytes)
     machine.journal = journal
-    boot = _count_boot(config)
+    boot = machine.boot = _count_boot(config)
     machine.step("journal", f"{config.journal_dir}: {opened.text()}")
     return journal, boot
 
@@ -184,7 +190,8 @@ def build(machine: Machine, journal: Journal, boot: int) -> Kernel:
     world = World(RealClock(), RealDisk(config.journal_dir), sandboxes, os.urandom)
     kernel = Kernel(world, config, journal, tree, registry, boot, machine.accepted)
     kernel.layers = machine.layers
-    kernel.on_fault = lambda text: machine.say(f"FAULT: {text}")
+    kernel.on_fault = lambda text: machine.say(f"FAULT: {text}", priority=ERR, boot=boot)
+    kernel.on_record = lives.teller(machine.say, boot)
     kernel.record(records.BOOT, data=(boot, __version__, platform.platform(), list(machine.accepted)))
     for name, detail in machine.steps:
         kernel.record(records.STEP, data=(name, detail))
@@ -199,6 +206,7 @@ async def run(machine: Machine, ready: Callable[[Kernel], None] = lambda _: None
     try:
         await _run(machine, ready)
     finally:
+        machine.manager.close()
         machine.cgroups.close()
         if machine.uids is not None:
             machine.uids.release()
@@ -212,14 +220,29 @@ async def _run(machine: Machine, ready: Callable[[Kernel], None]) -> None:
             async with _served(machine, kernel, nursery):
                 ready(kernel)
                 machine.step("ready", " ".join(["agentctl", *prefix_words(machine.config), "ps"]))
-                await kernel.run(end_all)
+                machine.manager.tell(READY=1, STATUS=notify.status(kernel))
+                nursery.start_soon(notify.attend, machine.manager, kernel)
+                await kernel.run(partial(_end, machine))
             nursery.cancel_scope.cancel()
     finally:
         kernel.record(records.SHUTDOWN, data=(kernel.stop_why,))
         kernel.flush()
         kernel.registry.retry()
         journal.close()
-        machine.say(f"down: {kernel.stop_why}")
+        machine.say(f"down: {kernel.stop_why}", step="down", boot=boot)
+
+
+async def _end(machine: Machine, kernel: Kernel) -> None:
+    notify.stopping(machine.manager, kernel)
+    await end_all(kernel)
+
+
+def _listed(machine: Machine) -> AbstractContextManager[None]:
+    """Where agentctl looks for kernels, if we are to be found; the system's is where it looks first."""
+    prefix = machine.config.prefix
+    if not machine.listed or prefix is None:
+        return nullcontext()
+    return listing.listed(cgroup_root(machine.config), prefix)
 
 
 def prefix_words(config: Config) -> list[str]:
@@ -255,7 +278,8 @@ async def _served(machine: Machine, kernel: Kernel, nursery: trio.Nursery) -> As
     _tell(machine, kernel, "sockets", config.control_socket)
     kernel.flush()
     try:
-        yield
+        with _listed(machine):
+            yield
     finally:
         with trio.CancelScope(shield=True):
             serving.cancel()
@@ -285,10 +309,3 @@ async def _signals(kernel: Kernel) -> None:
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as received:
         async for number in received:
             kernel.stop(f"Linux signal {signal.Signals(number).name}")
-
-
-def teller(stream: Any = None) -> Callable[[str], None]:
-    """Lines for people: time, name, text."""
-    def say(text: str) -> None:
-        print(time.strftime("%H:%M:%S"), "agentd:", text, file=stream or sys.stderr, flush=True)
-    return say

@@ -3,12 +3,15 @@
 import json
 import os
 import sys
-from typing import Any
+from typing import TYPE_CHECKING
 
 import click
 import trio
 
 from agentix_syscalls import __version__
+
+if TYPE_CHECKING:
+    from agentix_kernel.boot import Machine
 
 EXIT_REFUSED = 1
 LOG_NAME = "agentd.log"
@@ -20,10 +23,12 @@ LOG_NAME = "agentd.log"
               help="Configuration (default: DIR/agentd.toml, or the system's).")
 @click.option("--daemon/--foreground", default=False,
               help="Go to the background once agents can be spawned; or stay (the default).")
+@click.option("--unlisted", is_flag=True, help="Do not let agentctl find it by itself, only by --prefix.")
 @click.option("--doctor", is_flag=True, help="Print the matrix of layers of this machine and exit.")
 @click.option("--json", "as_json", is_flag=True, help="With --doctor: JSON.")
 @click.version_option(__version__, prog_name="agentd")
-def main(prefix: str | None, config_path: str | None, *, daemon: bool, doctor: bool, as_json: bool) -> None:
+def main(prefix: str | None, config_path: str | None, *, daemon: bool, unlisted: bool, doctor: bool,
+         as_json: bool) -> None:
     """Run the kernel for AI agents: in the foreground until SIGTERM, or with
     --daemon in the background.
 
@@ -41,19 +46,24 @@ def main(prefix: str | None, config_path: str | None, *, daemon: bool, doctor: b
         _refuse("python -O is not for agentd: its assertions guard hand-over points in production")
     if os.geteuid() != 0:
         _refuse("needs root, to make namespaces, cgroups and uids: run it with sudo")
+    from agentix_kernel.boot import Machine
     from agentix_kernel.config import ConfigError, check_folders, load
+    from agentix_kernel.service.log import open_log
+    from agentix_kernel.service.notify import Manager
 
     try:
         config = load(prefix, config_path)
         check_folders(config)
+        say = open_log()
+        machine = Machine(config, say, Manager.from_environment(say), listed=not unlisted)
         if daemon:
-            _to_background(config)
-        _run(config)
+            _to_background(machine)
+        _run(machine)
     except ConfigError as error:
         _refuse(str(error))
 
 
-def _run(config: Any, ready_fd: int = -1) -> None:
+def _run(machine: "Machine", ready_fd: int = -1) -> None:
     from agentix_kernel import boot
     from agentix_kernel.config import ConfigError
     from agentix_syscalls.errors import CallError
@@ -64,7 +74,7 @@ def _run(config: Any, ready_fd: int = -1) -> None:
             os.close(ready_fd)
 
     try:
-        machine = boot.prepare(config, boot.teller())
+        boot.prepare(machine)
         trio.run(boot.run, machine, ready)
     except (boot.BootError, ConfigError, OSError, CallError) as error:
         _refuse(str(error))
@@ -79,14 +89,20 @@ def _leaves(group: BaseExceptionGroup[BaseException]) -> list[str]:
     return found
 
 
-def _to_background(config: Any) -> None:
+def _to_background(machine: "Machine") -> None:
     """Fork; the parent exits 0 once the child is ready, or 1 with the reason in the log."""
+    from agentix_kernel.service.log import open_log
+
+    config = machine.config
     os.makedirs(config.state_dir, 0o700, exist_ok=True)
     log_path = f"{config.state_dir}/{LOG_NAME}"
     told_before = os.path.getsize(log_path) if os.path.exists(log_path) else 0
     reader, writer = os.pipe()
-    if os.fork():
+    named, name = os.pipe()
+    if child := os.fork():
         os.close(writer)
+        machine.manager.tell(MAINPID=child)  # while we are the main process, whose word counts
+        os.close(name)
         ready = os.read(reader, 1)
         if ready:
             print(f"agentd: ready; its log is {log_path}", file=sys.stderr)
@@ -96,13 +112,17 @@ def _to_background(config: Any) -> None:
             print(file.read().decode("utf-8", "replace"), end="", file=sys.stderr)
         os._exit(EXIT_REFUSED)
     os.close(reader)
+    os.close(name)
+    os.read(named, 1)  # until the parent has named us
+    os.close(named)
     os.setsid()
     log = os.open(log_path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     null = os.open(os.devnull, os.O_RDONLY)
     os.dup2(null, 0)
     os.dup2(log, 1)
     os.dup2(log, 2)
-    _run(config, writer)
+    machine.say = open_log()  # stderr is another one now
+    _run(machine, writer)
     os._exit(0)
 
 
@@ -123,5 +143,10 @@ def _doctor(*, as_json: bool) -> int:
 
 
 def _refuse(message: str) -> None:
-    print(f"agentd: {message}", file=sys.stderr)
+    from agentix_kernel.service.log import ERR, Journald, is_journal
+
+    if is_journal():
+        Journald().say(message, priority=ERR)
+    else:
+        print(f"agentd: {message}", file=sys.stderr)
     sys.exit(EXIT_REFUSED)

@@ -82,6 +82,8 @@ class Kernel:
     shutting: bool = False
     on_fault: Callable[[str], None] | None = None
     """Told every fault of the kernel's own, for the operator's log."""
+    on_record: Callable[[int, Process, int, int, tuple[Any, ...]], None] | None = None
+    """Told every record of an agent, likewise: kind, agent, phase, verdict, data."""
     nursery: trio.Nursery = field(init=False)
     started_ns: int = field(init=False)
     correlation: int = 0
@@ -105,6 +107,8 @@ class Kernel:
                verdict: int = records.NONE, rule: str = "", correlation: int = 0, data: tuple[Any, ...] = ()) -> int:
         """Append one record; returns its sequence. It leaves with the next `flush`."""
         agent, life = (process.id, process.life) if process is not None else (0, 0)
+        if process is not None and self.on_record is not None:
+            self.on_record(kind, process, phase, verdict, data)
         return self.journal.append(kind, agent=agent, life=life, phase=phase, verdict=verdict, rule=rule,
                                    correlation=correlation, data=data)
 

@@ -17,6 +17,9 @@ STATES: Final = ("ready", "running", "stopped", "zombie", "dead")
 DESCRIPTORS_MAX: Final = 64
 """So many descriptors travel beside one frame."""
 
+KERNELS_DIR: Final = "/run/agentix-kernels"
+"""Holds a link for each private kernel that runs, to its prefix."""
+
 
 @frozen
 class Control(Operation):

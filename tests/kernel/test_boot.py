@@ -14,7 +14,7 @@ def check(monkeypatch, off=(), accept=(), state=layers.OFF):
     monkeypatch.setattr(layers, "probe_all", lambda: rows)
     said = []
     values = load("/nowhere").values | {"accept_missing": accept}
-    machine = Machine(Config("/nowhere", "agentd.toml", values), said.append)
+    machine = Machine(Config("/nowhere", "agentd.toml", values), lambda text, **_: said.append(text))
     boot._check_layers(machine)
     return machine, said[0]
 

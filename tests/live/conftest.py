@@ -30,6 +30,7 @@ class LiveKernel:
     begun: int = 0
     known: dict = field(factory=dict)
     wrapper: tuple[str, ...] = ()
+    options: tuple[str, ...] = ("--unlisted",)
 
     def start(self) -> None:
         if self.config:
@@ -37,7 +38,8 @@ class LiveKernel:
                 file.write(self.config)
         with open(f"{self.prefix}/agentd.log", "ab") as log:
             self.begun = log.tell()
-            self.process = subprocess.Popen([*self.wrapper, f"{BIN}/agentd", "--prefix", self.prefix], stderr=log)
+            command = [*self.wrapper, f"{BIN}/agentd", "--prefix", self.prefix, *self.options]
+            self.process = subprocess.Popen(command, stderr=log)
         self.until(lambda: "ready:" in self.log(self.begun) or self.process.poll() is not None, READY_S)
         assert self.process.poll() is None, self.log()
 
@@ -189,6 +191,16 @@ def make_kernel():
                 kernel.start()
             return kernel
         yield make
+
+
+@pytest.fixture
+def own_run(tmp_path):
+    """What to put before a command so that its /run is the folder `run` of the test's."""
+    for folder in (f"{tmp_path}/run/agentix-uids", "/run/agentix-uids"):
+        os.makedirs(folder, 0o700, exist_ok=True)
+    # Ranges of uids are claimed there, by all kernels of the machine.
+    script = 'mount --bind /run/agentix-uids "$0/agentix-uids" && mount --rbind "$0" /run && exec "$@"'
+    return ("unshare", "--mount", "--propagation", "private", "sh", "-c", script, f"{tmp_path}/run")
 
 
 @pytest.fixture(scope="session")

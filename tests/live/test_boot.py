@@ -168,7 +168,7 @@ def test_a_missing_layer_is_refused_until_it_is_accepted_by_name(make_kernel):
 
 def test_in_the_background(make_kernel):
     live = make_kernel(start=False)
-    started = agentd("--prefix", live.prefix, "--daemon")
+    started = agentd("--prefix", live.prefix, "--daemon", "--unlisted")
     assert started.returncode == 0, started.stderr
     assert "ready; its log is" in started.stderr
     pid = live.json("info")["pid"]

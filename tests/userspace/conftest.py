@@ -50,15 +50,23 @@ class FakeKernel:
         return [args for seen, args in self.seen if seen == number]
 
     def close(self) -> None:
-        for open_socket in (self._listener, *self._connections):
-            with contextlib.suppress(OSError):
-                open_socket.shutdown(socket.SHUT_RDWR)
-            open_socket.close()
-        for thread in self._threads:
-            thread.join(10)
-            assert not thread.is_alive()
+        self._shut(self._listener)
+        self._join(self._threads[0])  # it makes no more connections from here on
+        for made in self._connections:
+            self._shut(made)
+        for thread in self._threads[1:]:
+            self._join(thread)
         for fd in self.descriptors:
             os.close(fd)
+
+    def _shut(self, made: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            made.shutdown(socket.SHUT_RDWR)
+        made.close()
+
+    def _join(self, thread: threading.Thread) -> None:
+        thread.join(10)
+        assert not thread.is_alive()
 
     def _accept(self) -> None:
         while True:

@@ -272,10 +272,10 @@ def test_trace(operator, monkeypatch):
 
 
 def test_inspect_and_info(operator):
-    for name, words in (("inspect", ["inspect", "7"]), ("info", ["info"])):
+    for name, words, first in (("inspect", ["inspect", "7"], ""), ("info", ["info"], "kernel: the system's\n")):
         operator.on(name, {"id": 7, "limits": {"pids": 64, "memory_bytes": 1 << 29, "timeout_s": None}, "deny": [],
                            "binds": [{"target": "/d"}], "env": ["A", "B\x1b"], "text": b"\xff", "why": "x\ny"})
-        assert operator.run(*words).stdout == (
+        assert operator.run(*words).stdout == first + (
             'id:     7\nlimits:\n  pids:         64\n  memory_bytes: 512M\n  timeout_s:    -\ndeny:   -\n'
             'binds:  {"target": "/d"}\nenv:    A, B\\x1b\ntext:   "\\\\xff"\nwhy:\n  x\n  y\n')
         assert json.loads(operator.run(*words, "--json").stdout)["limits"]["memory_bytes"] == 1 << 29
@@ -403,7 +403,7 @@ from conftest import FakeKernel
 from pathlib import Path
 from agentix_syscalls.control import BY_NAME
 import os, threading
-assert sys.argv[1] == "--prefix" and sys.argv[3:] == ["--foreground"], sys.argv
+assert sys.argv[1] == "--prefix" and sys.argv[3:] == ["--foreground", "--unlisted"], sys.argv
 (Path(sys.argv[2]) / "run").mkdir()
 fake = FakeKernel(Path(sys.argv[2]) / "run/control.sock")
 done = threading.Event()

@@ -23,7 +23,7 @@ MAN = Path(__file__).resolve().parents[2] / "man"
 PAGES = sorted(MAN.glob("man?/*.[1-9]"))
 SYSTEM = {("fork", "2"), ("cat", "1"), ("signal", "7"), ("fallocate", "2"), ("fcntl", "2"), ("flock", "2"),
           ("fsync", "2"), ("inotify", "7"), ("ioctl", "2"), ("posix_fallocate", "3"), ("rename", "2"), ("statfs", "2"),
-          ("open", "2"), ("signal-safety", "7")}
+          ("open", "2"), ("signal-safety", "7"), ("sd_notify", "3")}
 """Pages of the system that ours may refer to."""
 
 

@@ -3,9 +3,11 @@
 Synchronous; one request at a time on a connection. The operations are those of agentix_syscalls.control.
 """
 
+import contextlib
 import errno
 import os
 import socket
+import struct
 from collections.abc import Iterator, Sequence
 from types import TracebackType
 from typing import Any, Final, Self
@@ -16,15 +18,17 @@ from agentix_syscalls.errors import CallError, Reason
 SYSTEM_SOCKET: Final = "/run/agentix/control.sock"
 SOCKET_PATH_MAX_BYTES: Final = 107
 """sun_path of Linux, without its closing NUL."""
+_PEERCRED: Final = struct.Struct("3i")
 
 
 class NoKernelError(Exception):
-    """Nobody answers at the control socket. `number` is the errno of connect(2)."""
+    """Nobody answers at the control socket. `number` is the errno of connect(2); `absent`: nobody is there at all."""
 
     def __init__(self, path: str, number: int) -> None:
         super().__init__(path, number)
         self.path = path
         self.number = number
+        self.absent = number in {errno.ENOENT, errno.ECONNREFUSED, errno.ENOTDIR}
 
 
 def socket_path(prefix: str | None) -> str:
@@ -38,6 +42,45 @@ def socket_path(prefix: str | None) -> str:
     return path
 
 
+def private_kernels() -> list[str]:
+    """The prefixes of the private kernels that run now, are listed, and let this person in.
+
+    An entry that root did not make counts as little as a socket that root does not serve; one of a kernel that was
+    killed is known by that nobody listens.
+    """
+    found: list[str] = []
+    try:
+        info = os.stat(control.KERNELS_DIR)
+        if info.st_uid != 0 or info.st_mode & 0o022:
+            return []
+        links = [entry for entry in os.scandir(control.KERNELS_DIR) if entry.is_symlink()]
+    except FileNotFoundError:
+        return []
+    for link in links:
+        with contextlib.suppress(OSError, NoKernelError, CallError):
+            prefix = os.readlink(link.path)
+            if link.stat(follow_symlinks=False).st_uid == 0:
+                _connected(socket_path(prefix)).close()
+                found.append(prefix)
+    return sorted(found)
+
+
+def _connected(path: str) -> socket.socket:
+    """A connection to whom root serves, or the caller. Raises NoKernelError, CallError EPERM (another serves it)."""
+    made = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        made.connect(path)
+        _, uid, _ = _PEERCRED.unpack(made.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEERCRED.size))
+    except OSError as error:
+        made.close()
+        raise NoKernelError(path, error.errno or errno.EINVAL) from None
+    if uid not in {0, os.geteuid()}:
+        made.close()
+        raise CallError(errno.EPERM, f"{path}: served by uid {uid}, not by root: that is no kernel",
+                        remedy="somebody means to be taken for one; ask who that is")
+    return made
+
+
 def _gone() -> CallError:
     return CallError(errno.ECONNRESET, "the kernel closed the connection",
                      remedy="it was shut down or has died; what it wrote is kept, and agentctl info tells if one runs")
@@ -48,22 +91,15 @@ class Client:
 
     def __init__(self, path: str) -> None:
         """Connect and say hello. Raises NoKernelError, or CallError when the kernel turns the caller away."""
-        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self._socket = _connected(path)
         self._reader = wire.Reader(wire.CONTROL_BODY_MAX_BYTES)
         self._serial = 0
         self._descriptors: list[int] = []
         try:
-            self._connect(path)
             self.kernel: dict[str, Any] = self.call("hello", wire.PROTOCOL)
         except BaseException:
             self.close()
             raise
-
-    def _connect(self, path: str) -> None:
-        try:
-            self._socket.connect(path)
-        except OSError as error:
-            raise NoKernelError(path, error.errno or errno.EINVAL) from None
 
     def call(self, name: str, *args: Any, descriptors: Sequence[int] = ()) -> Any:
         """Ask for one operation; its result as control.py says. Raises CallError with the kernel's reason."""

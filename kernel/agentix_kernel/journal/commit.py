@@ -25,6 +25,8 @@ class Committer:
         """A sync failed. The Linux kernel forgets what it could not write, so no later sync makes that good."""
         self.fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self.file: File | None = None
+        self.turns = 0
+        """Requests that the thread has done, also those that found nothing to sync: how one sees that it lives."""
         self._where = where
         self._retired: list[File] = []
         self._waiting: list[tuple[int, Waiting]] = []
@@ -119,6 +121,7 @@ class Committer:
             self._asked = False
             with suppress(JournalError):  # kept in `failed`, and told
                 self.commit()
+                self.turns += 1
 
     def _tell(self) -> None:
         with self._state:

@@ -156,6 +156,11 @@ class Journal:
     def durable(self) -> int:
         return self._committer.durable
 
+    @property
+    def commit_turns(self) -> int:
+        """Grows after each `request_commit` while the commit thread lives and its syncs do not fail."""
+        return self._committer.turns
+
     def request_commit(self) -> None:
         """Have what is published made durable, soon; many requests are one sync. `commit_fd` tells when."""
         self._committer.request()

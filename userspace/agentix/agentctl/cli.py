@@ -5,6 +5,7 @@ import contextlib
 import errno
 import importlib
 import os
+import shlex
 import sys
 from collections.abc import Callable, Generator, Sequence
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, NoReturn
@@ -88,16 +89,43 @@ def complain(message: str) -> None:
 
 
 class Which:
-    """Which kernel is meant: that under a prefix, or the system's."""
+    """Which kernel is meant: that under a prefix; else the system's; else the only private one that runs."""
 
     def __init__(self, prefix: str | None = None) -> None:
         self.prefix = prefix
 
     def connect(self) -> "Client":
-        """A new connection. Raises NoKernelError and CallError."""
-        from agentix.control import Client, socket_path
+        """A new connection. Raises NoKernelError, CallError, and Failure when several private ones could be meant."""
+        from agentix.control import Client, NoKernelError, socket_path
 
-        return Client(socket_path(self.prefix))
+        try:
+            return Client(socket_path(self.prefix))
+        except NoKernelError as error:
+            found = _find() if error.absent and self.prefix is None else None
+            if found is None:
+                raise
+        client = Client(socket_path(found))
+        self.prefix = found
+        complain(f"no system kernel is running: using the private one, --prefix {_word(found)}")
+        return client
+
+
+def _find() -> str | None:
+    """The prefix of the only private kernel that runs. Raises Failure when there are several."""
+    from agentix.control import private_kernels
+
+    found = private_kernels()
+    if len(found) > 1:
+        choices = "".join(f"\n  --prefix {_word(prefix)}" for prefix in found)
+        raise Failure(f"no system kernel is running, but {len(found)} private ones; choose one:{choices}")
+    return found[0] if found else None
+
+
+def _word(path: str) -> str:
+    """A path as it is typed in a shell."""
+    from agentix.agentctl.format import printable
+
+    return shlex.quote(printable(path))
 
 
 def _set_prefix(context: click.Context, _param: click.Parameter, value: str | None) -> None:
@@ -152,7 +180,7 @@ def absent(error: Any, status: int) -> Failure:
     """The failure for a NoKernelError."""
     if error.number in {errno.EACCES, errno.EPERM}:
         return Failure(f"{error.path}: permission denied", status, "ask to be in the group agentix, or use sudo")
-    if error.number in {errno.ENOENT, errno.ECONNREFUSED, errno.ENOTDIR}:
+    if error.absent:
         return Failure(f"no kernel is running at {error.path}", status,
                        "start agentd, or name another with --prefix DIR")
     return Failure(f"{error.path}: {os.strerror(error.number)}", status)

@@ -1,6 +1,5 @@
 """Verbs about the kernel and its machine: info, doctor, syscalls, shutdown."""
 
-import errno
 import os
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +20,11 @@ def info(which: Which, *, as_json: bool) -> None:
     """Show the kernel's version, place and load."""
     with which.connect() as client:
         found = client.call("info")
-    show.print_json(found) if as_json else show.facts(found.items())
+    if as_json:
+        show.print_json(found)
+        return
+    kernel = "private" if found.get("prefix") else "the system's"
+    show.facts([("kernel", kernel), *found.items()])
 
 
 @verb(examples=(
@@ -38,7 +41,7 @@ def doctor(which: Which, *, as_json: bool) -> int:
     try:
         client = which.connect()
     except NoKernelError as error:
-        if error.number not in {errno.ENOENT, errno.ECONNREFUSED}:
+        if not error.absent:
             raise
         return _probe(as_json=as_json)
     with client:

@@ -1,7 +1,6 @@
 """A kernel for one run: started when none is running, shut down afterwards, its record kept."""
 
 import contextlib
-import errno
 import os
 import shutil
 import subprocess
@@ -28,7 +27,7 @@ def kernel(which: Which) -> Generator[Which, None, None]:
     try:
         which.connect().close()
     except NoKernelError as error:
-        if error.number not in {errno.ENOENT, errno.ECONNREFUSED}:
+        if not error.absent:
             raise
         if os.geteuid() != 0:
             raise Failure(
@@ -60,9 +59,10 @@ def _running(program: str, prefix: str) -> Generator[None, None, None]:
     begun = time.monotonic()
     os.makedirs(prefix, exist_ok=True)
     with open(log_path, "ab") as log:
-        # Its own session, so that Ctrl-C is the agent's and not the kernel's.
-        child = subprocess.Popen([program, "--prefix", prefix, "--foreground"], stdin=subprocess.DEVNULL, stdout=log,
-                                 stderr=log, start_new_session=True)
+        # Its own session, so that Ctrl-C is the agent's and not the kernel's; unlisted, so that nobody else's agent
+        # comes to depend on a kernel that ends with ours.
+        child = subprocess.Popen([program, "--prefix", prefix, "--foreground", "--unlisted"], stdin=subprocess.DEVNULL,
+                                 stdout=log, stderr=log, start_new_session=True)
     try:
         _await_ready(child, Which(prefix), log_path)
         complain(f"kernel ready after {duration(time.monotonic() - begun)}")

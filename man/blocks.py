@@ -3,7 +3,7 @@
 import importlib
 import inspect
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from itertools import groupby
 from typing import Any, Final
 
@@ -38,7 +38,8 @@ def constants() -> Iterator[tuple[str, int]]:
 @block
 def abi() -> list[str]:
     """The numbers that libc needs at import, as Python."""
-    numbers = [*constants(), ("DOORBELL", signals.DOORBELL), ("ALL_SIGNALS", signals.ALL_MASK)]
+    numbers = [*constants(), ("DOORBELL", signals.DOORBELL), ("ALL_SIGNALS", signals.ALL_MASK),
+               ("CATCHABLE", signals.ALL_MASK & ~signals.mask_of(signals.UNMASKABLE | {signals.SIGSTOP}))]
     lines = [f"{name}: Final = {value}" for name, value in numbers]
     lines += ["", "", "class Signals(enum.IntEnum):", '    """Agentix\'s signals. The numbers are not Linux\'s."""', ""]
     lines += [f"    {row.name} = {row.number}" for row in signals.SIGNALS]
@@ -325,8 +326,17 @@ _WORDS: Final = {
 @block
 def libc_functions(room: str) -> list[str]:
     """The public functions of a room of libc, with what they do."""
-    module = importlib.import_module(f"agentix.libc.{room}")
-    named = [(name, getattr(module, name)) for name in module.__all__]
+    return _functions(f"agentix.libc.{room}", importlib.import_module(f"agentix.libc.{room}").__all__)
+
+
+@block
+def functions(module: str, *names: str) -> list[str]:
+    """These functions of a module, with what they do."""
+    return _functions(module, names)
+
+
+def _functions(module: str, names: Sequence[str]) -> list[str]:
+    named = [(name, getattr(importlib.import_module(module), name)) for name in names]
     return items([(f"Fn {name} {_parameters(found)}".rstrip(), _told(name, found)) for name, found in named
                   if inspect.isfunction(found)])
 

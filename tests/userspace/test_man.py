@@ -10,7 +10,7 @@ from typing import Any, cast
 
 import pytest
 
-from agentix import libc
+from agentix import aio, libc
 from agentix.agentctl.cli import VERBS
 from agentix_kernel import boot, config, daemon, procfiles
 from agentix_kernel.confine import syscalls_table
@@ -23,7 +23,7 @@ MAN = Path(__file__).resolve().parents[2] / "man"
 PAGES = sorted(MAN.glob("man?/*.[1-9]"))
 SYSTEM = {("fork", "2"), ("cat", "1"), ("signal", "7"), ("fallocate", "2"), ("fcntl", "2"), ("flock", "2"),
           ("fsync", "2"), ("inotify", "7"), ("ioctl", "2"), ("posix_fallocate", "3"), ("rename", "2"), ("statfs", "2"),
-          ("open", "2"), ("signal-safety", "7"), ("sd_notify", "3")}
+          ("open", "2"), ("signal-safety", "7"), ("sd_notify", "3"), ("signalfd", "2")}
 """Pages of the system that ours may refer to."""
 
 
@@ -113,3 +113,12 @@ def test_each_function_of_the_c_client_has_its_place():
     functions = set(re.findall(r"^[^/\n]*\b(agx_\w+)\(", header, re.MULTILINE))
     assert len(functions) > 35
     assert functions == set(re.findall(r"^\.It Ft .* Fn (agx_\w+)", page("agentix-c.3"), re.MULTILINE))
+
+
+def test_what_aio_has_beside_libc_or_does_otherwise_has_its_place():
+    text = page("agentix-aio.3")
+    own = [name for name in aio.__all__ if inspect.isfunction(found := getattr(aio, name))
+           and not hasattr(found, "__wrapped__") and found is not getattr(libc, name, None)]
+    own.remove("sigtimedwait")  # as in libc
+    assert "openfile" in own
+    assert all(f".It Fn {name} " in text for name in [*own, "open_signal_receiver"] if name != "signal")

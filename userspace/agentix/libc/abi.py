@@ -72,6 +72,7 @@ SYS_RING_ENTER: Final = 65
 SYS_CANCEL: Final = 66
 DOORBELL: Final = 35
 ALL_SIGNALS: Final = 8191
+CATCHABLE: Final = 7798
 
 
 class Signals(enum.IntEnum):
@@ -110,6 +111,7 @@ __all__ = [
     "ALL_SIGNALS",
     "AT_REMOVEDIR",
     "AT_SYMLINK_NOFOLLOW",
+    "CATCHABLE",
     "CURRENT",
     "DOORBELL",
     "OPEN_FLAGS",

@@ -16,9 +16,12 @@ from agentix.libc.failure import failed, failure
 from agentix_syscalls import wire
 
 SOCKET_DEFAULT: Final = "/run/agentix/kernel.sock"
+CLOSED: Final = "the kernel closed the connection"
 _RECEIVE_BYTES: Final = 65536
 
-def _reach() -> socket.socket:
+
+def reach() -> socket.socket:
+    """A socket that is connected to the kernel. Raises Error when none is there."""
     path = os.environ.get("AGENTIX_SOCKET", SOCKET_DEFAULT)
     made = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
@@ -37,7 +40,7 @@ class Connection:
 
     def __init__(self) -> None:
         """Connect and say HELLO. Raises Error when no kernel is there or it speaks another version."""
-        self._socket = _reach()
+        self._socket = reach()
         self._send = self._socket.sendall
         self._receive = self._socket.recv
         _open.add(self)
@@ -63,7 +66,7 @@ class Connection:
         while len(data) < size:
             more = self._receive(size - len(data))
             if not more:
-                raise failed(errno.ECONNRESET, "the kernel closed the connection")
+                raise failed(errno.ECONNRESET, CLOSED)
             data += more
         return bytes(data)
 
@@ -83,9 +86,7 @@ def syscall(number: int, *args: Any) -> Any:
     Raises Error (a subclass of OSError) when the kernel answers with an error, TypeError for an argument that has no
     form on the wire.
     """
-    frame = wire.request(number, 0, args)
-    if len(frame) > wire.BODY_MAX_BYTES:
-        raise failed(errno.EMSGSIZE, f"the arguments are over {wire.BODY_MAX_BYTES} bytes")
+    frame = framed(number, 0, args)
     connection = None
     try:
         try:
@@ -99,6 +100,14 @@ def syscall(number: int, *args: Any) -> Any:
         raise
     _free.append(connection)
     return result(flags, body)
+
+
+def framed(number: int, user_data: int, args: tuple[Any, ...]) -> bytes:
+    """A request as it travels. Raises Error (EMSGSIZE), and TypeError for an argument that has no form on the wire."""
+    frame = wire.request(number, user_data, args)
+    if len(frame) > wire.BODY_MAX_BYTES:
+        raise failed(errno.EMSGSIZE, f"the arguments are over {wire.BODY_MAX_BYTES} bytes")
+    return frame
 
 
 def result(flags: int, body: Any) -> Any:

@@ -6,8 +6,8 @@ import os
 from typing import IO, Any, Final, Literal, NamedTuple, overload
 
 from agentix.libc import abi
-from agentix.libc.connection import syscall
 from agentix.libc.failure import failed
+from agentix.libc.request import Request, call
 from agentix_syscalls.wire import BODY_MAX_BYTES
 
 Path = str | bytes | os.PathLike[str] | os.PathLike[bytes]
@@ -24,36 +24,37 @@ class DirEntry(NamedTuple):
     inode: int
 
 
-def open(path: Path, flags: int = abi.O_RDONLY, mode: int = 0o644) -> int:  # noqa: A001 - POSIX's name
+@call
+def open(path: Path, flags: int = abi.O_RDONLY, mode: int = 0o644) -> Request[int]:  # noqa: A001 - POSIX's name
     """Open a file: a handle of this kernel, not a file descriptor of Linux."""
-    handle: int = syscall(abi.SYS_OPEN, os.fspath(path), flags, mode)
-    return handle
+    return Request(abi.SYS_OPEN, os.fspath(path), flags, mode)
 
 
-def close(fd: int) -> None:
-    syscall(abi.SYS_CLOSE, fd)
+@call
+def close(fd: int) -> Request[None]:
+    return Request(abi.SYS_CLOSE, fd)
 
 
-def read(fd: int, count: int) -> bytes:
+@call
+def read(fd: int, count: int) -> Request[bytes]:
     """At most `count` bytes (1 MiB a call) from the handle's position; empty at the end."""
-    data: bytes = syscall(abi.SYS_READ, fd, min(count, abi.READ_MAX_BYTES))
-    return data
+    return Request(abi.SYS_READ, fd, min(count, abi.READ_MAX_BYTES))
 
 
-def pread(fd: int, count: int, offset: int) -> bytes:
-    data: bytes = syscall(abi.SYS_READ, fd, min(count, abi.READ_MAX_BYTES), _offset(offset))
-    return data
+@call
+def pread(fd: int, count: int, offset: int) -> Request[bytes]:
+    return Request(abi.SYS_READ, fd, min(count, abi.READ_MAX_BYTES), _offset(offset))
 
 
-def write(fd: int, data: "bytes | bytearray | memoryview") -> int:
+@call
+def write(fd: int, data: "bytes | bytearray | memoryview") -> Request[int]:
     """Write at the handle's position; how many bytes were written, which is fewer for more than about 1 MiB."""
-    written: int = syscall(abi.SYS_WRITE, fd, bytes(data[:_WRITE_MAX_BYTES]))
-    return written
+    return Request(abi.SYS_WRITE, fd, bytes(data[:_WRITE_MAX_BYTES]))
 
 
-def pwrite(fd: int, data: "bytes | bytearray | memoryview", offset: int) -> int:
-    written: int = syscall(abi.SYS_WRITE, fd, bytes(data[:_WRITE_MAX_BYTES]), _offset(offset))
-    return written
+@call
+def pwrite(fd: int, data: "bytes | bytearray | memoryview", offset: int) -> Request[int]:
+    return Request(abi.SYS_WRITE, fd, bytes(data[:_WRITE_MAX_BYTES]), _offset(offset))
 
 
 def _offset(offset: int) -> int:
@@ -63,15 +64,19 @@ def _offset(offset: int) -> int:
     return offset
 
 
-def lseek(fd: int, offset: int, whence: int = os.SEEK_SET) -> int:
-    position: int = syscall(abi.SYS_SEEK, fd, offset, whence)
-    return position
+@call
+def lseek(fd: int, offset: int, whence: int = os.SEEK_SET) -> Request[int]:
+    return Request(abi.SYS_SEEK, fd, offset, whence)
 
 
-def stat(path: Path, *, follow_symlinks: bool = True) -> os.stat_result:
+@call
+def stat(path: Path, *, follow_symlinks: bool = True) -> Request[os.stat_result]:
     """Attributes, in the shape that os.stat gives; st_dev is 0."""
-    flags = 0 if follow_symlinks else abi.AT_SYMLINK_NOFOLLOW
-    mode, ino, nlink, uid, gid, size, blocks, *times = syscall(abi.SYS_STAT, os.fspath(path), flags)
+    return Request(abi.SYS_STAT, os.fspath(path), 0 if follow_symlinks else abi.AT_SYMLINK_NOFOLLOW, read=_attributes)
+
+
+def _attributes(answer: Any) -> os.stat_result:
+    mode, ino, nlink, uid, gid, size, blocks, *times = answer
     seconds = [ns // 1_000_000_000 for ns in times]
     names = ("st_atime", "st_mtime", "st_ctime")
     more = {name: ns / 1e9 for name, ns in zip(names, times, strict=True)}
@@ -79,38 +84,54 @@ def stat(path: Path, *, follow_symlinks: bool = True) -> os.stat_result:
     return os.stat_result((mode, ino, 0, nlink, uid, gid, size, *seconds), {**more, "st_blocks": blocks})
 
 
-def scandir(path: Path = ".") -> list[DirEntry]:
-    return [DirEntry(os.fsdecode(name), mode, inode) for name, mode, inode in syscall(abi.SYS_READDIR, os.fspath(path))]
+def _entries(answer: Any) -> list[DirEntry]:
+    return [DirEntry(os.fsdecode(name), mode, inode) for name, mode, inode in answer]
 
 
-def listdir(path: Path = ".") -> list[str]:
-    return [entry.name for entry in scandir(path)]
+def _names(answer: Any) -> list[str]:
+    return [os.fsdecode(name) for name, _, _ in answer]
 
 
-def mkdir(path: Path, mode: int = 0o755) -> None:
-    syscall(abi.SYS_MKDIR, os.fspath(path), mode)
+@call
+def scandir(path: Path = ".") -> Request[list[DirEntry]]:
+    return Request(abi.SYS_READDIR, os.fspath(path), read=_entries)
 
 
-def unlink(path: Path) -> None:
-    syscall(abi.SYS_UNLINK, os.fspath(path))
+@call
+def listdir(path: Path = ".") -> Request[list[str]]:
+    return Request(abi.SYS_READDIR, os.fspath(path), read=_names)
 
 
-def rmdir(path: Path) -> None:
-    syscall(abi.SYS_UNLINK, os.fspath(path), abi.AT_REMOVEDIR)
+@call
+def mkdir(path: Path, mode: int = 0o755) -> Request[None]:
+    return Request(abi.SYS_MKDIR, os.fspath(path), mode)
 
 
-def rename(old: Path, new: Path, flags: int = 0) -> None:
+@call
+def unlink(path: Path) -> Request[None]:
+    return Request(abi.SYS_UNLINK, os.fspath(path))
+
+
+@call
+def rmdir(path: Path) -> Request[None]:
+    return Request(abi.SYS_UNLINK, os.fspath(path), abi.AT_REMOVEDIR)
+
+
+@call
+def rename(old: Path, new: Path, flags: int = 0) -> Request[None]:
     """Rename, replacing `new`; or with RENAME_NOREPLACE or RENAME_EXCHANGE."""
-    syscall(abi.SYS_RENAME, os.fspath(old), os.fspath(new), flags)
+    return Request(abi.SYS_RENAME, os.fspath(old), os.fspath(new), flags)
 
 
-def truncate(path: Path, size: int) -> None:
-    syscall(abi.SYS_TRUNCATE, os.fspath(path), size)
+@call
+def truncate(path: Path, size: int) -> Request[None]:
+    return Request(abi.SYS_TRUNCATE, os.fspath(path), size)
 
 
-def fsync(fd: int) -> None:
+@call
+def fsync(fd: int) -> Request[None]:
     """On return the file's content and the record so far are on stable storage."""
-    syscall(abi.SYS_SYNC, fd)
+    return Request(abi.SYS_SYNC, fd)
 
 
 class RawFile(io.RawIOBase):

@@ -4,7 +4,7 @@ import os
 from typing import NamedTuple
 
 from agentix.libc import abi
-from agentix.libc.connection import syscall
+from agentix.libc.request import Request, call
 
 
 class Verdict(NamedTuple):
@@ -24,13 +24,16 @@ class Policy(NamedTuple):
     spawn_max: int
 
 
-def checkpolicy(call: str, path: "str | bytes | os.PathLike[str] | None" = None) -> Verdict:
+@call
+def checkpolicy(call: str, path: "str | bytes | os.PathLike[str] | None" = None) -> Request[Verdict]:
     """Would this call (a name such as "WRITE") be allowed, on this path? Does nothing and counts nothing."""
-    return Verdict(*syscall(abi.SYS_CHECKPOLICY, call, None if path is None else os.fspath(path)))
+    return Request(abi.SYS_CHECKPOLICY, call, None if path is None else os.fspath(path),
+                   read=lambda answer: Verdict(*answer))
 
 
-def getpolicy() -> Policy:
-    return Policy(*syscall(abi.SYS_GETPOLICY))
+@call
+def getpolicy() -> Request[Policy]:
+    return Request(abi.SYS_GETPOLICY, read=lambda answer: Policy(*answer))
 
 
 __all__ = ["Policy", "Verdict", "checkpolicy", "getpolicy"]

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple, NoReturn
 
 from agentix.libc import abi
 from agentix.libc.connection import syscall
+from agentix.libc.request import Request, call
 
 
 class Ended(NamedTuple):
@@ -29,13 +30,14 @@ class Usage(NamedTuple):
     denials: int
 
 
+@call
 def spawn(
     script: "str | os.PathLike[str] | Sequence[str] | None" = None, args: Sequence[str] = (), *,
     module: str | None = None, exec: str | None = None,  # noqa: A002 - the word for it
     name: str | None = None, env: Mapping[str, str] | None = None, cwd: str | None = None,
     memory: int | None = None, cpus: float | None = None, pids: int | None = None, timeout: float | None = None,
     deny: Sequence[str] | None = None, mode: str | None = None, spawn_max: int | None = None,
-) -> int:
+) -> Request[int]:
     """Spawn a child agent, confined like the caller or more; its id.
 
     What runs is one of: a Python script (a path, or a sequence of path and arguments), read here with the caller's
@@ -51,9 +53,7 @@ def spawn(
     }
     if kind == "script":
         options["source"] = _read(argv[0])
-    given = {key: value for key, value in options.items() if value is not None}
-    agent: int = syscall(abi.SYS_SPAWN, kind, argv, given)
-    return agent
+    return Request(abi.SYS_SPAWN, kind, argv, {key: value for key, value in options.items() if value is not None})
 
 
 def _command(
@@ -80,17 +80,16 @@ def _read(path: str) -> bytes | None:
         raise
 
 
-def waitpid(agent: int, flags: int = 0, timeout: float | None = None) -> Ended | None:
+@call
+def waitpid(agent: int, flags: int = 0, timeout: float | None = None) -> Request[Ended | None]:
     """Wait for a child (-1: any) to end. None with WNOHANG when none has; TimeoutError after `timeout` seconds."""
-    ended = syscall(abi.SYS_WAIT, agent, flags, timeout)
-    return None if ended is None else Ended(*ended)
+    return Request(abi.SYS_WAIT, agent, flags, timeout, read=lambda ended: None if ended is None else Ended(*ended))
 
 
-def wait(timeout: float | None = None) -> Ended:
+@call
+def wait(timeout: float | None = None) -> Request[Ended]:
     """Wait for any child to end."""
-    ended = waitpid(-1, 0, timeout)
-    assert ended is not None, "only WNOHANG is answered with nil"
-    return ended
+    return Request(abi.SYS_WAIT, -1, 0, timeout, read=lambda ended: Ended(*ended))
 
 
 def _exit(status: int = 0) -> NoReturn:
@@ -108,32 +107,33 @@ def exit(status: int = 0) -> NoReturn:  # noqa: A001 - POSIX's name
     _exit(status)
 
 
-def getpid() -> int:
+@call
+def getpid() -> Request[int]:
     """The agent's id. All processes of an agent share it."""
-    agent: int = syscall(abi.SYS_GETPID)[0]
-    return agent
+    return Request(abi.SYS_GETPID, read=lambda ids: ids[0])
 
 
-def getppid() -> int:
+@call
+def getppid() -> Request[int]:
     """The id of the agent that spawned this one, or 0."""
-    parent: int = syscall(abi.SYS_GETPID)[1]
-    return parent
+    return Request(abi.SYS_GETPID, read=lambda ids: ids[1])
 
 
-def getrusage() -> Usage:
-    return Usage(*syscall(abi.SYS_RUSAGE))
+@call
+def getrusage() -> Request[Usage]:
+    return Request(abi.SYS_RUSAGE, read=lambda used: Usage(*used))
 
 
-def sysinfo() -> dict[str, Any]:
+@call
+def sysinfo() -> Request[dict[str, Any]]:
     """About this kernel: version, protocol, boot, uptime_s, agents, layers."""
-    facts: dict[str, Any] = syscall(abi.SYS_SYSINFO)
-    return facts
+    return Request(abi.SYS_SYSINFO)
 
 
-def exec_tool(tool: str, arguments: Mapping[str, Any], timeout: float | None = None) -> dict[str, Any]:
+@call
+def exec_tool(tool: str, arguments: Mapping[str, Any], timeout: float | None = None) -> Request[dict[str, Any]]:
     """Run a tool through the kernel, in a sandbox of its own; its result. TimeoutError after `timeout` seconds."""
-    answer: dict[str, Any] = syscall(abi.SYS_EXEC, tool, dict(arguments), timeout)
-    return answer
+    return Request(abi.SYS_EXEC, tool, dict(arguments), timeout)
 
 
 __all__ = [

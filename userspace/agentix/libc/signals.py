@@ -15,6 +15,7 @@ from agentix.libc import abi
 from agentix.libc.abi import Signals
 from agentix.libc.connection import syscall
 from agentix.libc.failure import Error
+from agentix.libc.request import Request, call
 
 
 class SigInfo(NamedTuple):
@@ -33,7 +34,7 @@ _running: Final[set[int]] = set()
 """Signals whose handler runs now: as in POSIX, a second one of its kind waits until the first has returned."""
 
 
-def _number(signal: "int | str") -> Signals:
+def number_of(signal: "int | str") -> Signals:
     """The signal meant by one of ours, its number or its name. Linux's signals have other numbers and are refused."""
     if isinstance(signal, linux.Signals):
         raise TypeError(f"signal.{signal.name} is Linux's; write libc.{signal.name}"
@@ -47,7 +48,7 @@ def _number(signal: "int | str") -> Signals:
 def _mask(signals: "Iterable[int | str]") -> int:
     mask = 0
     for signal in signals:
-        mask |= 1 << (_number(signal) - 1)
+        mask |= 1 << (number_of(signal) - 1)
     return mask
 
 
@@ -55,14 +56,15 @@ def _members(mask: int) -> set[Signals]:
     return {signal for signal in Signals if mask & 1 << (signal - 1)}
 
 
-def kill(agent: int, signal: "int | str") -> None:
+@call
+def kill(agent: int, signal: "int | str") -> Request[None]:
     """Send a signal to itself or an own child. Raises Error: ESRCH, EPERM."""
-    syscall(abi.SYS_SIGNAL, agent, _number(signal))
+    return Request(abi.SYS_SIGNAL, agent, number_of(signal))
 
 
 def getsignal(signal: "int | str") -> Disposition:
     """What a signal does now: a handler, SIG_DFL or SIG_IGN."""
-    return _handlers.get(_number(signal), abi.SIG_DFL)
+    return _handlers.get(number_of(signal), abi.SIG_DFL)
 
 
 def sigaction(signal: "int | str", action: Disposition) -> Disposition:
@@ -71,7 +73,7 @@ def sigaction(signal: "int | str", action: Disposition) -> Disposition:
     Handlers run in the main thread, which is also the only one that may set them (ValueError elsewhere).
     Raises Error (EINVAL) for a signal that cannot be caught, TypeError for a signal of Python's signal module.
     """
-    number = _number(signal)
+    number = number_of(signal)
     old = getsignal(number)
     if callable(action):
         _install_doorbell()
@@ -131,34 +133,51 @@ def _handle(number: int, info: SigInfo) -> None:
         _running.discard(number)
 
 
+@call
+def change_mask(how: int, signals: "Iterable[int | str]") -> Request[set[Signals]]:
+    """SIGPROCMASK, and no more."""
+    return Request(abi.SYS_SIGPROCMASK, how, _mask(signals), read=_members)
+
+
 def sigprocmask(how: int, signals: "Iterable[int | str]") -> set[Signals]:
     """Change the set of blocked signals (SIG_BLOCK, SIG_UNBLOCK, SIG_SETMASK); the old set.
 
     Handlers of signals that this lets through have run on return, when the main thread calls.
     """
-    old = _members(syscall(abi.SYS_SIGPROCMASK, how, _mask(signals)))
+    old = change_mask(how, signals)
     if how != abi.SIG_BLOCK and _handlers and threading.current_thread() is threading.main_thread():
         _drain()
     return old
 
 
-def sigwaitinfo(signals: "Iterable[int | str]") -> tuple[Signals, SigInfo]:
-    """Take a pending signal of the set, waiting for one."""
-    number, sender, why = syscall(abi.SYS_SIGWAIT, _mask(signals), None)
+@call
+def wait_for(signals: "Iterable[int | str]", timeout: float | None) -> Request[tuple[Signals, SigInfo]]:
+    """Raises BlockingIOError when none came in time."""
+    return Request(abi.SYS_SIGWAIT, _mask(signals), timeout, read=_taken)
+
+
+def _taken(answer: Any) -> tuple[Signals, SigInfo]:
+    number, sender, why = answer
     return Signals(number), SigInfo(sender, why)
+
+
+@call
+def sigwaitinfo(signals: "Iterable[int | str]") -> Request[tuple[Signals, SigInfo]]:
+    """Take a pending signal of the set, waiting for one."""
+    return Request(abi.SYS_SIGWAIT, _mask(signals), None, read=_taken)
 
 
 def sigtimedwait(signals: "Iterable[int | str]", timeout: float) -> tuple[Signals, SigInfo] | None:
     """As sigwaitinfo, for `timeout` seconds at most: None when none came."""
     try:
-        number, sender, why = syscall(abi.SYS_SIGWAIT, _mask(signals), timeout)
+        return wait_for(signals, timeout)
     except BlockingIOError:
         return None
-    return Signals(number), SigInfo(sender, why)
 
 
-def sigwait(signals: "Iterable[int | str]") -> Signals:
-    return sigwaitinfo(signals)[0]
+@call
+def sigwait(signals: "Iterable[int | str]") -> Request[Signals]:
+    return Request(abi.SYS_SIGWAIT, _mask(signals), None, read=lambda answer: Signals(answer[0]))
 
 
 __all__ = [

@@ -14,10 +14,11 @@ import zlib
 
 import pytest
 from attrs import define, field
+from emulation import PATIENCE
 
 BIN = os.path.dirname(sys.executable)
-READY_S = 60
-COMMAND_S = 60
+READY_S = 60 * PATIENCE
+COMMAND_S = 60 * PATIENCE
 
 
 @define
@@ -91,7 +92,7 @@ class LiveKernel:
             self.known[agent] = self.agent(agent)
         row = self.known[agent]
         sock, here = socket.socket(socket.AF_UNIX), os.open(".", os.O_PATH)
-        sock.settimeout(20)
+        sock.settimeout(20 * PATIENCE)
         try:
             os.chdir(f"{self.prefix}/run/agents/{agent}.{row['life']}")  # as root: the folder above is root's alone
             os.seteuid(row["uid"])

@@ -86,6 +86,15 @@ def _gone() -> CallError:
                      remedy="it was shut down or has died; what it wrote is kept, and agentctl info tells if one runs")
 
 
+AT_ONCE: Final = 256
+"""Requests under way; their replies fit the socket's buffer."""
+
+
+def _error(body: Any) -> CallError:
+    reason = Reason.from_wire(body)
+    return CallError(reason.errno, reason.message, rule=reason.rule, remedy=reason.remedy)
+
+
 class Client:
     """A connection to one kernel. `kernel` is what it said of itself, as the table has it for hello."""
 
@@ -105,6 +114,27 @@ class Client:
         """Ask for one operation; its result as control.py says. Raises CallError with the kernel's reason."""
         self._request(name, args, descriptors)
         return self._reply()[1]
+
+    def calls(self, name: str, arguments: Sequence[Sequence[Any]]) -> list[Any]:
+        """Ask for one operation many times, all under way at once: each one's result, or the CallError that it raised.
+
+        What the kernel makes durable for one it makes durable for all that come with it.
+        """
+        results: list[Any] = []
+        for first in range(0, len(arguments), AT_ONCE):
+            results += self._calls(name, arguments[first:first + AT_ONCE])
+        return results
+
+    def _calls(self, name: str, arguments: Sequence[Sequence[Any]]) -> list[Any]:
+        begun = self._serial + 1
+        for args in arguments:
+            self._request(name, args, ())
+        results: dict[int, Any] = {}
+        while len(results) < len(arguments):
+            serial, flags, body = self._next()
+            if serial >= begun:
+                results[serial] = _error(body) if flags & wire.F_ERROR else body
+        return [results[begun + at] for at in range(len(arguments))]
 
     def stream(self, name: str, *args: Any, descriptors: Sequence[int] = ()) -> Iterator[Any]:
         """Ask for a streaming operation; what it sends, as it comes."""
@@ -130,18 +160,19 @@ class Client:
     def _reply(self) -> tuple[bool, Any]:
         """The next reply of the request under way: (whether more follow, body)."""
         while True:
-            frame = self._reader.next()
-            if frame is None:
-                self._fill()
-                continue
-            _, flags, serial, raw = frame
+            serial, flags, body = self._next()
             if serial != self._serial:
                 continue  # the rest of a stream that was not read to its end
-            body = wire.decode(raw)
             if flags & wire.F_ERROR:
-                reason = Reason.from_wire(body)
-                raise CallError(reason.errno, reason.message, rule=reason.rule, remedy=reason.remedy)
+                raise _error(body)
             return bool(flags & wire.F_MORE), body
+
+    def _next(self) -> tuple[int, int, Any]:
+        """Serial, flags and body of the next reply to whatever was asked."""
+        while (frame := self._reader.next()) is None:
+            self._fill()
+        _, flags, serial, raw = frame
+        return serial, flags, wire.decode(raw)
 
     def take_descriptor(self) -> int:
         """The oldest that came beside a reply and was not taken yet; the caller's from here on."""

@@ -3,7 +3,7 @@
 import errno
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import click
@@ -22,7 +22,6 @@ from agentix.agentctl.cli import (
     verb,
 )
 from agentix.agentctl.foreground import tell
-from agentix.control import Client
 from agentix_syscalls import signals
 from agentix_syscalls.errors import CallError
 
@@ -77,21 +76,22 @@ def logs(which: Which, agent: int | str, *, follow: bool, tail: int | None) -> N
 def rm(which: Which, agents: tuple[int | str, ...], *, force: bool) -> int:
     """Remove dead agents: their trees, logs and ids. The flight record stays. Prints the ids."""
     with which.connect() as client:
-        def remove(agent: int | str) -> None:
-            click.echo(_remove(client, agent, force=force))
-        return each(agents, remove)
+        if force:
+            client.calls("signal", [(agent, signals.SIGKILL, False) for agent in agents])
+            client.calls("wait", [(agent, None) for agent in agents])
+        removed = client.calls("rm", [(agent,) for agent in agents])
+    for agent in removed:
+        if not isinstance(agent, CallError):
+            click.echo(agent)
+    return all_done(removed)
 
 
-def _remove(client: Client, agent: int | str, *, force: bool) -> int:
-    if force:
-        try:
-            client.call("signal", agent, signals.SIGKILL, False)
-        except CallError as error:
-            if error.number != errno.ESRCH:
-                raise
-        client.call("wait", agent, None)
-    removed: int = client.call("rm", agent)
-    return removed
+def all_done(results: Sequence[Any]) -> int:
+    """Complain of those of Client.calls that failed; the exit status."""
+    failed = [result for result in results if isinstance(result, CallError)]
+    for error in failed:
+        complain(explain(error))
+    return FAILED if failed else 0
 
 
 def each(agents: tuple[int | str, ...], work: Callable[[int | str], object]) -> int:

@@ -7,7 +7,7 @@ from typing import Final
 import click
 
 from agentix.agentctl import format as show
-from agentix.agentctl.agents import each
+from agentix.agentctl.agents import all_done, each
 from agentix.agentctl.cli import Verb, Which, json_option, read_agent, verb
 from agentix_syscalls.errors import CallError
 from agentix_syscalls.signals import SIGNALS, Signal, SignalNameError, from_user
@@ -39,9 +39,7 @@ _group: Final = click.option("-g", "--group", is_flag=True, help="All that the a
 
 def _send(which: Which, agents: tuple[int | str, ...], signal: int, *, group: bool) -> int:
     with which.connect() as client:
-        def send(agent: int | str) -> None:
-            client.call("signal", agent, signal, group)
-        return each(agents, send)
+        return all_done(client.calls("signal", [(agent, signal, group) for agent in agents]))
 
 
 def _look(which: Which, agents: tuple[int | str, ...]) -> int:

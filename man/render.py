@@ -2,7 +2,7 @@
 """Rewrite the rendered blocks of manual pages, of libc's numbers and of the C client: what stands between two markers.
 
 A block begins with a comment line `BEGIN name` and ends with `END name`; `name` is a function of blocks.py or
-blocks_c.py and its arguments, such as `options run`. Prose around the blocks is written by hand.
+blocks_clients.py and its arguments, such as `options run`. Prose around the blocks is written by hand.
 (The idea: systemd's tools/update-dbus-docs.py.)
 
 Usage: render.py [--check] [FILE...]. With --check nothing is written and the status is 1 when a file would change.
@@ -16,7 +16,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
 import blocks
-import blocks_c  # noqa: F401 - it registers its blocks
+import blocks_clients  # noqa: F401 - it registers its blocks
 
 ROOT = Path(__file__).resolve().parent.parent
 MARKED = re.compile(r'^(?P<comment>\.\\"|#|//) BEGIN (?P<name>[^\n]+)\n.*?^(?P=comment) END (?P=name)$',

@@ -59,7 +59,7 @@ def test_the_manual_is_installed() -> None:
 
 
 @pytest.mark.skipif(not FROM_WHEEL, reason="an editable environment has no shared files")
-@pytest.mark.parametrize("client", ["c"])
+@pytest.mark.parametrize("client", ["c", "sh"])
 def test_the_clients_of_other_languages_are_installed(client: str) -> None:
     tracked = subprocess.run(["git", "-c", f"safe.directory={ROOT}", "ls-files", "."], check=True, capture_output=True,
                              text=True, cwd=ROOT / "userspace" / client).stdout.split()

@@ -122,3 +122,9 @@ def test_what_aio_has_beside_libc_or_does_otherwise_has_its_place():
     own.remove("sigtimedwait")  # as in libc
     assert "openfile" in own
     assert all(f".It Fn {name} " in text for name in [*own, "open_signal_receiver"] if name != "signal")
+
+
+def test_each_function_of_the_shell_client_has_its_place():
+    functions = set(re.findall(r"^(agx_\w+)\(\)", (MAN.parent / "userspace/sh/agentix.sh").read_text(), re.MULTILINE))
+    assert len(functions) > 10
+    assert functions == set(re.findall(r"\bIc (agx_\w+)", page("agentix-sh.3")))

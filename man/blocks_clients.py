@@ -1,15 +1,17 @@
-"""Blocks of the C client: its header's numbers and shapes, and its manual page, which is read from that header."""
+"""Blocks of the clients in C and shell: the header's numbers and shapes; their manual pages, read from their sources."""
 
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Final
 
-from blocks import block, constants, items, sentence
+from blocks import block, constants, items, sentence, text
 
 from agentix_syscalls import calls, signals, spawn, types, wire
 
-HEADER: Final = Path(__file__).resolve().parent.parent / "userspace/c/agentix.h"
+USERSPACE: Final = Path(__file__).resolve().parent.parent / "userspace"
+HEADER: Final = USERSPACE / "c/agentix.h"
+SHELL: Final = USERSPACE / "sh/agentix.sh"
 
 _CALL: Final = re.compile(r"^// --- (?P<section>\w[\w ]*) -+\n(?P<body>.*?)(?=^// ---|^#ifdef|\Z)",
                           re.MULTILINE | re.DOTALL)
@@ -87,3 +89,13 @@ def _prototype(declaration: str) -> str:
 
 def _prose(comment: str) -> str:
     return sentence(" ".join(line.removeprefix("//").strip() for line in comment.splitlines()))
+
+
+@block
+def sh_functions() -> list[str]:
+    """The functions of the shell client: their usage, and what the comment before them says."""
+    comments = re.findall(r"^((?:# [^\n]*\n)+)agx_\w+\(\)", SHELL.read_text(), re.MULTILINE)
+    told = [" ".join(line.removeprefix("#").strip() for line in comment.splitlines()) for comment in comments]
+    usages = [usage.partition(": ") for usage in told]
+    return items([(" , ".join(f"Ic {text(form)}" for form in usage.split(", ")), sentence(doc))
+                  for usage, _, doc in usages])

@@ -78,7 +78,8 @@ def test_the_agent_in_node(kernel, folder):
     (folder / "one").write_text("Alpha beta, alpha. To be\n")
     (folder / "two").write_text("gamma ALPHA\n")
     done = kernel.ctl("run", "--name", "reader", "--bind-ro", f"{EXAMPLES}/node_agent.js:/opt/agent.js",
-                      "--bind-ro", f"{folder}:/texts", "--deny", "MKDIR:/state/folder", "--", "node", "/opt/agent.js", "/texts")
+                      "--bind-ro", f"{folder}:/texts", "--deny", "MKDIR:/state/folder",
+                      "--", "node", "/opt/agent.js", "/texts")
     assert done.returncode == 0, done.stderr
     agent = named(kernel, "reader")["id"]
     report = json.loads(read(kernel, agent, "state/report.json"))

@@ -1,4 +1,4 @@
-"""Blocks of the clients in C and shell: the numbers and shapes of the header, and manual pages read from the sources."""
+"""Blocks of the clients in C and shell: the header's numbers and shapes, and manual pages read from the sources."""
 
 import re
 from collections.abc import Callable, Iterator

@@ -16,6 +16,7 @@ from agentix_kernel.confine import syscalls_table
 from agentix_kernel.journal import format as journal_format
 from agentix_kernel.layers import table
 from agentix_kernel.layers.verify import CHECKS
+from agentix_kernel.runtimes import files
 from agentix_syscalls import calls, capabilities, control, errors, records, signals
 from agentix_syscalls.tables import Arg
 
@@ -230,6 +231,25 @@ def agentd_options() -> list[str]:
 def config_keys() -> list[str]:
     """Every key: what it means, what it takes, its default."""
     return items([(f"Ic {key.name}", "\n".join((sentence(key.doc), *_value_of(key)))) for key in config.KEYS])
+
+
+@block
+def runtime_keys() -> list[str]:
+    return _file_keys(files.RUNTIME_KEYS)
+
+
+@block
+def profile_keys() -> list[str]:
+    return _file_keys(files.PROFILE_KEYS)
+
+
+def _file_keys(keys: tuple[config.Key, ...]) -> list[str]:
+    """Keys that nobody has to give: what each means, what it takes."""
+    return items([(f"Ic {key.name}", f"{sentence(key.doc)}\n{sentence(_taken(key))}") for key in keys])
+
+
+def _taken(key: config.Key) -> str:
+    return _wants(key).removeprefix("wants ").removesuffix(", got nil")
 
 
 def _value_of(key: config.Key) -> list[str]:

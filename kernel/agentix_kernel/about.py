@@ -26,6 +26,7 @@ def row(kernel: Kernel, process: Process, *, usage: bool = True) -> dict[str, An
         "cpu_us": used.cpu_us, "memory_bytes": used.memory_bytes, "memory_peak_bytes": used.memory_peak_bytes,
         "processes": used.processes, "calls": process.calls, "denials": process.denials,
         "kind": process.command.kind, "argv": list(process.command.argv), "mode": process.policy.mode,
+        "runtime": process.command.runtime, "profile": process.command.profile,
         "degraded": list(kernel.degraded),
     }
 

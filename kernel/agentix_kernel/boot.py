@@ -28,10 +28,13 @@ from agentix_kernel.kernel import Kernel
 from agentix_kernel.layers import table as layer_table
 from agentix_kernel.lifecycle import adopt, end_all
 from agentix_kernel.registry import Registry, UidRange, claim_range
+from agentix_kernel.runtimes import inforce
+from agentix_kernel.runtimes.files import Settings, load
 from agentix_kernel.service import listing, lives, notify
 from agentix_kernel.service.log import ERR, Say
-from agentix_kernel.world import World
+from agentix_kernel.world import Runtime, World
 from agentix_syscalls import __version__, records
+from agentix_syscalls.errors import CallError
 from agentix_vfs.fuse.server import FuseServer
 from agentix_vfs.tree import Tree
 
@@ -58,6 +61,7 @@ class Machine:
     uids: UidRange | None = None
     cgroups: Any = None
     journal: Journal | None = None
+    settings: Settings = field(factory=Settings)
 
     def step(self, name: str, detail: str) -> None:
         self.steps.append((name, detail))
@@ -74,6 +78,8 @@ def prepare(machine: Machine) -> None:
         os.makedirs(folder, mode, exist_ok=True)
     _lock(machine)
     _check_layers(machine)
+    machine.settings = load(config, 1)
+    machine.step("runtimes", inforce.summary(machine.settings))
     machine.uids = claim_range(config)
     _sweep(machine)
 
@@ -189,7 +195,7 @@ def build(machine: Machine, journal: Journal, boot: int) -> Kernel:
         machine.cgroups, mountpoint=config.mount, sockets_dir=config.sockets_dir, root_name=cgroup_root(config))
     world = World(RealClock(), RealDisk(config.journal_dir), sandboxes, os.urandom)
     kernel = Kernel(world, config, journal, tree, registry, boot, machine.accepted)
-    kernel.layers = machine.layers
+    kernel.layers, kernel.settings = machine.layers, machine.settings
     kernel.on_fault = lambda text: machine.say(f"FAULT: {text}", priority=ERR, boot=boot)
     kernel.on_record = lives.teller(machine.say, boot)
     kernel.record(records.BOOT, data=(boot, __version__, platform.platform(), list(machine.accepted)))
@@ -228,6 +234,7 @@ async def _run(machine: Machine, ready: Callable[[Kernel], None]) -> None:
         kernel.record(records.SHUTDOWN, data=(kernel.stop_why,))
         kernel.flush()
         kernel.registry.retry()
+        kernel.settings.close()
         journal.close()
         machine.say(f"down: {kernel.stop_why}", step="down", boot=boot)
 
@@ -268,13 +275,15 @@ async def _served(machine: Machine, kernel: Kernel, nursery: trio.Nursery) -> As
     await nursery.start(sandboxes.run)
     await sandboxes.warm(f"{kernel.registry.last_id + 1}.1")
     _tell(machine, kernel, "spawner", "ready, with a warm zygote")
+    sandboxes.ready.told = lambda profile: _tell_zygote(machine, kernel, profile.runtime)
+    inforce.keep(kernel)
     doors = reactor.Reactor(kernel)
     kernel.doors = doors
     nursery.start_soon(doors.run)
     listener = server.listen(config.control_socket, config.group)
     serving = trio.CancelScope()
     nursery.start_soon(_serve_control, serving, kernel, listener)
-    nursery.start_soon(_signals, kernel)
+    nursery.start_soon(_signals, machine, kernel)
     _tell(machine, kernel, "sockets", config.control_socket)
     kernel.flush()
     try:
@@ -305,7 +314,26 @@ def _tell(machine: Machine, kernel: Kernel, name: str, detail: str) -> None:
     kernel.record(records.STEP, data=(name, detail))
 
 
-async def _signals(kernel: Kernel) -> None:
-    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as received:
+def _tell_zygote(machine: Machine, kernel: Kernel, runtime: Runtime) -> None:
+    readiness = kernel.world.sandboxes.readiness(runtime)
+    detail = readiness.detail or f"pid {readiness.pid}"
+    _tell(machine, kernel, "zygote", f"of runtime {runtime.name}: {readiness.state}, {detail}")
+    kernel.flush()
+
+
+async def _signals(machine: Machine, kernel: Kernel) -> None:
+    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as received:
         async for number in received:
-            kernel.stop(f"Linux signal {signal.Signals(number).name}")
+            if number == signal.SIGHUP:
+                kernel.start(_reload, machine, kernel)
+            else:
+                kernel.stop(f"Linux signal {signal.Signals(number).name}")
+
+
+async def _reload(machine: Machine, kernel: Kernel) -> None:
+    try:
+        await inforce.reload(kernel, "Linux signal SIGHUP")
+    except CallError as error:
+        machine.say(f"{error.message}; {error.remedy}", priority=ERR, step="reload", boot=kernel.boot)
+    else:
+        machine.say(f"reload: {inforce.summary(kernel.settings)}", step="reload", boot=kernel.boot)

@@ -4,16 +4,21 @@ import difflib
 import os
 import stat
 import tomllib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from attrs import field, frozen
 
 from agentix_syscalls import types
 
-SYSTEM_CONFIG: Final = "/etc/agentix/agentd.toml"
+SYSTEM_FOLDER: Final = "/etc/agentix"
+SYSTEM_CONFIG: Final = f"{SYSTEM_FOLDER}/agentd.toml"
 SOCKET_PATH_MAX_BYTES: Final = 107
 """sockaddr_un's path, less its NUL (unix(7))."""
+LINKS_MAX: Final = 40
+"""On the way to one path, as Linux has it (path_resolution(7))."""
+SHOWN_MAX: Final = 80
+"""Characters of a value in a complaint about it."""
 
 
 class ConfigError(Exception):
@@ -144,6 +149,14 @@ class Config:
     def agents_dir(self) -> str:
         return f"{self.state_dir}/agents"
 
+    @property
+    def runtimes_dir(self) -> str:
+        return f"{self.prefix or SYSTEM_FOLDER}/runtimes"
+
+    @property
+    def profiles_dir(self) -> str:
+        return f"{self.prefix or SYSTEM_FOLDER}/profiles"
+
 
 def load(prefix: str | None = None, path: str | None = None) -> Config:
     """Read the configuration of a kernel: `path`, or DIR/agentd.toml, or /etc/agentix/agentd.toml if it is there.
@@ -155,7 +168,8 @@ def load(prefix: str | None = None, path: str | None = None) -> Config:
         prefix = os.path.abspath(prefix)
         defaults |= {"mount": f"{prefix}/agent", "state_dir": f"{prefix}/state", "run_dir": f"{prefix}/run"}
     source = path or (f"{prefix}/agentd.toml" if prefix else SYSTEM_CONFIG)
-    config = Config(prefix, source, defaults | _read(source, must_exist=path is not None))
+    given = _read(source) if path is not None or os.path.lexists(source) else {}
+    config = Config(prefix, source, defaults | given)
     if len(os.fsencode(config.control_socket)) > SOCKET_PATH_MAX_BYTES:
         raise ConfigError(f"{config.control_socket}: over {SOCKET_PATH_MAX_BYTES} bytes, which is where paths of Unix "
                           "sockets end; choose a shorter prefix or run_dir")
@@ -166,50 +180,79 @@ def check_folders(config: Config) -> None:
     """Nobody but root, or the person who called sudo, may change what this kernel writes through or reads its
     configuration from: a link planted there would lead root anywhere. Raises ConfigError.
     """
-    trusted = {0, int(os.environ.get("SUDO_UID", "0"))}
     for path in (os.path.abspath(config.source), config.run_dir, config.state_dir, config.mount):
-        for folder in {*_above(path), *_above(os.path.realpath(path))}:
-            _check_folder(folder, trusted, path)
+        check_path(path, "and with it where this kernel writes; choose a folder of root's, or chown and chmod it")
 
 
-def _above(path: str) -> list[str]:
-    """The path and the folders above it."""
-    parts = path.strip("/").split("/")
-    return ["/" + "/".join(parts[:count]) for count in range(len(parts) + 1)]
+def check_path(path: str, so: str, *, last: bool = True) -> None:
+    """Nobody but root, or the person who called sudo, may change the path or lead it elsewhere; without `last`, what is
+    at its end may be anybody's. `so`: why that counts, and the remedy. What is not there is not looked at.
+
+    Raises ConfigError.
+    """
+    steps = _steps(path)
+    for folder in steps if last else steps[:-1]:
+        try:
+            fault = open_to_others(os.lstat(folder))
+        except OSError:  # not there: made by us, in a folder that was looked at; a dead mount is the boot's to sweep
+            continue
+        if fault:
+            raise ConfigError(f"{path}: others than root may change {folder} ({fault}), {so}")
 
 
-def _check_folder(folder: str, trusted: set[int], path: str) -> None:
-    try:
-        info = os.lstat(folder)
-    except OSError:  # not there: made by us, in a folder that was looked at; a dead mount is the boot's to sweep
-        return
+def _steps(path: str) -> list[str]:
+    """Every folder and link that Linux passes on the way to the path, and the path itself."""
+    steps, links, todo = ["/"], 0, path.split("/")[::-1]
+    at = "/"
+    while todo and links <= LINKS_MAX:
+        part = todo.pop()
+        at = os.path.dirname(at) if part == ".." else os.path.join(at, part) if part not in {"", "."} else at
+        steps.append(at)
+        if part not in {"", ".", ".."} and os.path.islink(at):
+            links += 1
+            target = os.readlink(at)
+            todo += target.split("/")[::-1]
+            at = "/" if target.startswith("/") else os.path.dirname(at)
+    return list(dict.fromkeys(steps))
+
+
+def open_to_others(info: os.stat_result) -> str:
+    """Whose it is when others than root, or the person who called sudo, may change it; "" when they may not."""
+    trusted = info.st_uid in {0, int(os.environ.get("SUDO_UID", "0"))}
     open_to_all = info.st_mode & 0o022 and not info.st_mode & stat.S_ISVTX and not stat.S_ISLNK(info.st_mode)
-    if info.st_uid not in trusted or open_to_all:
-        raise ConfigError(f"{path}: others than root may change {folder} (uid {info.st_uid}, mode "
-                          f"{stat.S_IMODE(info.st_mode):o}), and with it where this kernel writes; choose a folder of "
-                          "root's, or chown and chmod it")
+    return f"uid {info.st_uid}, mode {stat.S_IMODE(info.st_mode):o}" if open_to_all or not trusted else ""
 
 
-def _read(source: str, *, must_exist: bool) -> dict[str, Any]:
+def _read(source: str) -> dict[str, Any]:
+    return read_keys(source, BY_NAME, "agentd.toml(5)")
+
+
+def read_keys(source: str, keys: Mapping[str, Key], page: str) -> dict[str, Any]:
+    """The checked values of a TOML file of plain keys; `page` explains them. Raises ConfigError."""
     try:
         with open(source, "rb") as file:
             given = tomllib.load(file)
     except FileNotFoundError:
-        if must_exist:
-            raise ConfigError(f"{source}: no such file") from None
-        return {}
+        raise ConfigError(f"{source}: no such file") from None
     except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{source}: {error}") from None
-    return {name: _value(source, name, value) for name, value in given.items()}
+    return {name: _value(source, name, value, keys, page) for name, value in given.items()}
 
 
-def _value(source: str, name: str, value: Any) -> Any:
-    key = BY_NAME.get(name)
+def _value(source: str, name: str, value: Any, keys: Mapping[str, Key], page: str) -> Any:
+    key = keys.get(name)
     if key is None:
-        near = difflib.get_close_matches(name, BY_NAME, 1)
+        near = difflib.get_close_matches(name[:SHOWN_MAX], keys, 1)
         hint = f"; the nearest known one is {near[0]!r}" if near else ""
-        raise ConfigError(f"{source}: unknown key {name!r}{hint} (see agentd.toml(5))")
+        raise ConfigError(f"{source}: unknown key {shown(name)}{hint} (see {page})")
     try:
         return key.check(value)
     except ValueError as error:
-        raise ConfigError(f"{source}: {name}: {error}, got {value!r}") from None
+        got = "" if isinstance(error, types.BadArgument) else f", got {shown(value)}"
+        raise ConfigError(f"{source}: {name}: {error}{got}") from None
+
+
+def shown(value: Any) -> str:
+    """As Python writes it, but not without end."""
+    text = repr(value)
+    return text if len(text) <= SHOWN_MAX else f"{text[:SHOWN_MAX]}..."

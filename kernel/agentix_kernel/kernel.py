@@ -18,6 +18,7 @@ from agentix_kernel.journal.errors import JournalError
 from agentix_kernel.journal.journal import Journal
 from agentix_kernel.process import End, Process, ProcessTable
 from agentix_kernel.registry import Registry
+from agentix_kernel.runtimes.files import Settings
 from agentix_kernel.world import World
 from agentix_syscalls import records
 from agentix_vfs.tree import Tree
@@ -91,6 +92,10 @@ class Kernel:
     """Faults of the kernel's own since boot."""
     layers: list[dict[str, Any]] = field(factory=list[dict[str, Any]])
     """The matrix of layers as probed at boot: rows of doctor."""
+    settings: Settings = field(factory=Settings)
+    """Runtimes and profiles in force."""
+    reloading: trio.Lock = field(factory=trio.Lock)
+    """Held by who changes `settings`."""
     _sync_to: int = 0
     _retrying: bool = False
     _replies: list[tuple[Replier, bytes]] = field(init=False, factory=list[tuple[Replier, bytes]])

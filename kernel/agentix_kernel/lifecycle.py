@@ -11,7 +11,8 @@ from agentix_kernel.kernel import Given, Kernel
 from agentix_kernel.logs import AgentLog
 from agentix_kernel.policy import Policy
 from agentix_kernel.process import Command, End, Process, State, Why
-from agentix_kernel.world import Confined, DeniedCall, Ended, LaunchError, Limits, Watch
+from agentix_kernel.runtimes.inforce import current
+from agentix_kernel.world import Confined, DeniedCall, Ended, LaunchError, Limits, Runtime, Watch
 from agentix_syscalls import records, signals
 from agentix_syscalls.errors import CallError
 
@@ -108,24 +109,25 @@ def family_of(policy: Policy) -> int:
 
 
 async def _launch(kernel: Kernel, process: Process) -> None:
+    runtime = await current(kernel, process.command.runtime)
     process.log = AgentLog(kernel.registry.folder(process.id), kernel.config.log_bytes)
     kernel.tree.add(process.id, process.uid, process.name, proc=procfiles.proc(kernel, process),
                     policy=procfiles.policy(process))
     given = kernel.doors.open(process) if kernel.doors else Given()
     try:
         process.sandbox = await kernel.world.sandboxes.launch(
-            confined(process, given), _watch(kernel, process))
+            confined(process, runtime, given), _watch(kernel, process))
     finally:
         if kernel.doors:
             kernel.doors.given(process)
 
 
-def confined(process: Process, given: Given) -> Confined:
+def confined(process: Process, runtime: Runtime, given: Given) -> Confined:
     command = process.command
     return Confined(
         tag=process.tag, uid=process.uid, kind=command.kind, argv=command.argv, source=command.source,
         env=command.env, cwd=command.cwd, hostname=process.name[:63], tree=str(process.id), socket_dir=given.socket_dir,
-        binds=command.binds, limits=process.limits, stdin_fd=given.stdin, stdout_fd=given.stdout,
+        binds=command.binds, limits=process.limits, runtime=runtime, stdin_fd=given.stdin, stdout_fd=given.stdout,
         stderr_fd=given.stderr, terminal=command.terminal)
 
 
@@ -134,7 +136,7 @@ def _told(process: Process) -> tuple[object, ...]:
     command, limits, policy = process.command, process.limits, process.policy
     return (process.name, process.parent, process.uid, command.kind, list(command.argv)[:64],
             [limits.memory_bytes, limits.cpus, limits.pids, limits.timeout_s],
-            [policy.mode, [rule.text for rule in policy.rules], policy.spawn_max])
+            [policy.mode, [rule.text for rule in policy.rules], policy.spawn_max], command.runtime, command.profile)
 
 
 def _explain(error: LaunchError, command: Command) -> CallError:
@@ -150,7 +152,8 @@ def _explain(error: LaunchError, command: Command) -> CallError:
         if command.kind == "module":
             remedy = "show its folder and run there: --bind-ro DIR:/m --cwd /m -m MODULE"
         return CallError(error.number, f"spawn: {message}", remedy=remedy)
-    return CallError(error.number, f"spawn: {error.stage}: {error.message}")
+    remedy = "agentctl runtimes shows it; put it right, then agentctl reload" if error.stage == "runtime" else ""
+    return CallError(error.number, f"spawn: {error.stage}: {error.message}", remedy=remedy)
 
 
 def _unmake(kernel: Kernel, process: Process) -> None:

@@ -11,7 +11,7 @@ from attrs import define, field, frozen
 
 from agentix_kernel.policy import Policy
 from agentix_kernel.signals import SignalState
-from agentix_kernel.world import Bind, Limits, Sandbox, Usage
+from agentix_kernel.world import DEFAULT_RUNTIME, Bind, Limits, Sandbox, Usage
 from agentix_syscalls.errors import CallError
 
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ class End:
 
 @frozen
 class Command:
-    """What an agent runs: see world.Confined."""
+    """What an agent runs: see world.Confined. `runtime` and `profile`: by name, "" where there is no profile."""
 
     kind: str
     argv: tuple[str, ...]
@@ -87,6 +87,8 @@ class Command:
     """Its stdin is kept open, to be fed by operators."""
     terminal: tuple[int, int] | None = None
     """It has a terminal, first of so many (rows, columns)."""
+    runtime: str = DEFAULT_RUNTIME
+    profile: str = ""
 
 
 class Connected(Protocol):

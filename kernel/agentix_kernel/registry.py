@@ -16,7 +16,7 @@ from attrs import define, field
 from agentix_kernel.config import UID_SPAN, Config, ConfigError
 from agentix_kernel.policy import Policy, parse_rule
 from agentix_kernel.process import Command, End, Process, State, Why
-from agentix_kernel.world import Limits
+from agentix_kernel.world import DEFAULT_RUNTIME, Limits
 from agentix_syscalls.errors import CallError
 
 RANGES_DIR: Final = "/run/agentix-uids"
@@ -103,6 +103,7 @@ class Registry:
             "limits": [limits.memory_bytes, limits.cpus, limits.pids, limits.timeout_s],
             "mode": policy.mode, "deny": [rule.text for rule in policy.rules], "spawn_max": policy.spawn_max,
             "started_wall_ns": process.started_wall_ns, "ended_wall_ns": process.ended_wall_ns,
+            "runtime": command.runtime, "profile": command.profile,
             "calls": process.calls, "denials": process.denials,
             "end": [end.why.value, end.code, end.signal, end.detail, end.rule] if end else None,
         }
@@ -137,8 +138,10 @@ class Registry:
 
 def _process(row: dict[str, Any]) -> Process:
     end = row["end"]
+    command = Command(row["kind"], tuple(row["argv"]), runtime=row.get("runtime", DEFAULT_RUNTIME),
+                      profile=row.get("profile", ""))  # a record of an earlier version has neither
     process = Process(
-        row["id"], row["life"], row["name"], row["uid"], row["parent"], Command(row["kind"], tuple(row["argv"])),
+        row["id"], row["life"], row["name"], row["uid"], row["parent"], command,
         Limits(*row["limits"]), Policy(row["mode"], tuple(parse_rule(text) for text in row["deny"]), row["spawn_max"]),
         row["started_wall_ns"])
     process.state, process.ended_wall_ns = State(row["state"]), row["ended_wall_ns"]

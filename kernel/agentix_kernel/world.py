@@ -64,6 +64,42 @@ class Limits:
     timeout_s: float | None = None
 
 
+DEFAULT_RUNTIME: Final = "default"
+
+
+@frozen
+class Runtime:
+    """Which interpreter runs Python agents, and what it has ready. Agents of equal ones come from one zygote.
+
+    `executable`: the interpreter; "" is agentd's own. `venv`: its virtual environment, or "". `preload`: modules that
+    are imported before there is an agent. `binds`: (source, target) of host folders that all of its agents see,
+    read-only. `folders`: where the interpreter and its packages are, outside of /usr; seen inside, too. `serial`:
+    another one makes another runtime of what is the same otherwise.
+    """
+
+    name: str = DEFAULT_RUNTIME
+    executable: str = ""
+    venv: str = ""
+    preload: tuple[str, ...] = ()
+    binds: tuple[tuple[str, str], ...] = ()
+    env: tuple[tuple[str, str], ...] = ()
+    folders: tuple[str, ...] = ()
+    serial: int = 0
+
+
+OWN_RUNTIME: Final = Runtime()
+"""agentd's own interpreter, with nothing but what every agent needs."""
+
+
+@frozen
+class Readiness:
+    """A runtime's zygote. `state`: "ready", "starting", or "failed" with the reason in `detail`."""
+
+    state: str
+    pid: int = 0
+    detail: str = ""
+
+
 @frozen
 class Confined:
     """What to run, and inside of what. `tag` names the cgroup directory and is never used twice: `<id>.<life>`.
@@ -87,6 +123,7 @@ class Confined:
     socket_dir: str | None = None
     binds: tuple[Bind, ...] = ()
     limits: Limits = Limits()
+    runtime: Runtime = OWN_RUNTIME
     stdout_fd: int = -1
     stderr_fd: int = -1
     stdin_fd: int = -1
@@ -223,6 +260,13 @@ class Sandboxes(Protocol):
     def expect(self, tag: str) -> None:
         """The next launch will probably have this tag: get ready for it. A hint; nothing depends on it."""
         ...
+    def keep(self, runtimes: tuple[Runtime, ...]) -> None:
+        """Have the zygotes of these ready, now and when one dies, and of no others but the default one."""
+        ...
+    async def prepare(self, runtime: Runtime) -> None:
+        """Return when its zygote is ready; raises LaunchError."""
+        ...
+    def readiness(self, runtime: Runtime) -> Readiness: ...
     def verify(self, sandbox: Sandbox) -> list[dict[str, Any]]:
         """Layers as read from /proc and the cgroups: rows {layer, state ("on", "off", "partial"), detail}."""
         ...

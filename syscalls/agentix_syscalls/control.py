@@ -90,6 +90,11 @@ CONTROLS: Final = (
     Control(16, "resize", "Say how large an agent's terminal is.",
             (_TARGET, Arg("rows", types.uint, "rows"), Arg("columns", types.uint, "columns")), "nil",
             (("ESRCH", "no such agent"), ("ENOTTY", "it has none"))),
+    Control(27, "runtimes", "The runtimes in force, the kernel's own first.", (), "[{...}, ...]"),
+    Control(28, "profiles", "The profiles in force.", (), "[{...}, ...]"),
+    Control(29, "reload", "Read the files of runtimes and profiles again, make the runtimes ready, and put them in "
+            "force; when one is bad, all stays as it was.", (), "{runtimes, profiles}",
+            (("EINVAL", "a file is bad, or a runtime cannot be made ready"),), root=True),
 )
 
 BY_NUMBER: Final = {c.number: c for c in CONTROLS}

@@ -25,7 +25,8 @@ KINDS: Final = (
     Kind(1, "boot", True, ("boot", "version", "machine", "layers_accepted"), "a kernel started"),
     Kind(2, "step", False, ("step", "detail"), "a step of the boot or of the shutdown"),
     Kind(3, "shutdown", True, ("why",), "a kernel ended in order"),
-    Kind(4, "spawn", True, ("name", "parent", "uid", "spawn_kind", "argv", "limits", "policy"), "an agent was spawned"),
+    Kind(4, "spawn", True, ("name", "parent", "uid", "spawn_kind", "argv", "limits", "policy", "runtime", "profile"),
+         "an agent was spawned"),
     Kind(5, "exit", True, ("code", "signal", "why", "detail", "usage"), "an agent ended, and all of it is gone"),
     Kind(6, "call", False, ("call", "args", "errno", "message"), "a system call with its verdict"),
     Kind(7, "signal", True, ("signal", "sender", "why", "delivery"), "a signal was sent"),
@@ -44,6 +45,7 @@ KINDS: Final = (
     Kind(20, "dropped", True, ("first_seq", "last_seq", "summary"), "closed segments were dropped by retention"),
     Kind(21, "remove", True, ("name",), "a dead agent and its files were removed"),
     Kind(25, "exec", True, ("argv", "who", "status", "detail"), "a program was started beside an agent, or ended"),
+    Kind(26, "reload", True, ("runtimes", "profiles", "detail"), "runtimes and profiles were put in force, or refused"),
     Kind(32, "redo", False, ("body",), "a change of the tree", flight=False),
     Kind(33, "ahead", True, ("body",), "a durable operation of a ring", flight=False),
 )
@@ -52,7 +54,7 @@ BY_NUMBER: Final = {k.number: k for k in KINDS}
 BY_NAME: Final = {k.name: k for k in KINDS}
 
 (BOOT, STEP, SHUTDOWN, SPAWN, EXIT, CALL, SIGNAL, STATE, DENIAL, FAULT, LIMIT, TOOL, FILE, LOST, ERROR, ANCHOR,
- GRANT, REVOKE, POLICY, DROPPED, REMOVE, EXEC, REDO, AHEAD) = (k.number for k in KINDS)
+ GRANT, REVOKE, POLICY, DROPPED, REMOVE, EXEC, RELOAD, REDO, AHEAD) = (k.number for k in KINDS)
 
 PHASES: Final = ("event", "intent", "outcome")
 EVENT, INTENT, OUTCOME = range(3)

@@ -23,7 +23,8 @@ NAME_RE: Final = re.compile(r"[A-Za-z][A-Za-z0-9._-]{0,62}\Z")
 def name(value: Any) -> str:
     read = types.text(value)
     if not NAME_RE.match(read):
-        raise types.BadArgument(f"{read!r} is not a name: a letter, then up to 62 letters, digits, '.', '_' or '-'")
+        raise types.BadArgument(f"{read[:64]!r} is not a name: a letter, then at most 62 letters, digits, '.', '_' or "
+                                "'-'")
     return read
 
 
@@ -69,7 +70,9 @@ def terminal(value: Any) -> tuple[int, int]:
 
 @frozen
 class Option:
-    """One row. `inherited`: a child spawned by an agent has at most its parent's value."""
+    """One row. `inherited`: a child spawned by an agent has at most its parent's value. `profile`: a profile may set
+    it; see agentix-profiles(5).
+    """
 
     name: str
     type: Callable[[Any], Any]
@@ -77,11 +80,13 @@ class Option:
     doc: str
     agent_may: bool = True
     inherited: bool = False
+    profile: bool = True
 
 
 OPTIONS: Final = (
-    Option("name", name, "--name NAME", "name beside the id; must be free"),
-    Option("source", types.data, "", "the script's text, read by whoever asks, with their own rights"),
+    Option("name", name, "--name NAME", "name beside the id; must be free", profile=False),
+    Option("source", types.data, "", "the script's text, read by whoever asks, with their own rights",
+           profile=False),
     Option("env", types.environ, "--env NAME=VALUE", "environment variable; nothing else is inherited"),
     Option("cwd", absolute, "--cwd DIR", "working directory inside the sandbox (default: mem/working of its tree)"),
     Option("memory_bytes", memory, "--memory SIZE", "memory limit (default 512M)", inherited=True),
@@ -93,11 +98,16 @@ OPTIONS: Final = (
     Option("mode", mode, "--mode MODE", "what a violation does: strict kills, enforce (default) refuses, audit records",
            inherited=True),
     Option("spawn_max", types.uint, "--spawn-max N", "agents it may spawn in its life (default 0)", inherited=True),
-    Option("stdin", types.boolean, "-i", "keep its stdin open: fed by `run`, or by `agentctl attach`", agent_may=False),
-    Option("terminal", terminal, "-t", "give it a terminal of its own", agent_may=False),
+    Option("stdin", types.boolean, "-i", "keep its stdin open: fed by `run`, or by `agentctl attach`", agent_may=False,
+           profile=False),
+    Option("terminal", terminal, "-t", "give it a terminal of its own", agent_may=False, profile=False),
     Option("binds", types.anything, "--bind-ro HOST:PATH, --bind HOST:PATH",
            "host folders or files to show inside; descriptors travel beside the frame", agent_may=False,
-           inherited=True),
+           inherited=True, profile=False),
+    Option("profile", name, "--profile NAME", "what is not given here is as this profile says", agent_may=False,
+           profile=False),
+    Option("runtime", name, "--runtime NAME", "interpreter, modules and folders of this runtime (default: agentd's "
+           "own interpreter)", agent_may=False, inherited=True),
 )
 
 BY_NAME: Final = {option.name: option for option in OPTIONS}

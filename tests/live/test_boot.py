@@ -11,7 +11,7 @@ import zlib
 import pytest
 
 BIN = os.path.dirname(sys.executable)
-STEPS = ["config", "lock", "layers", "sweep", "journal", "agents", "mount", "spawner", "sockets"]
+STEPS = ["config", "lock", "layers", "runtimes", "sweep", "journal", "agents", "mount", "spawner", "sockets"]
 
 
 def agentd(*args, python=(), **more):

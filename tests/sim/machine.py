@@ -13,7 +13,7 @@ from attrs import define, field
 
 from agentix_kernel.dispatch import Session, serve
 from agentix_kernel.kernel import Kernel
-from agentix_kernel.world import Confined, Ended, LaunchError, Program, Usage, Watch
+from agentix_kernel.world import Confined, Ended, LaunchError, Program, Readiness, Runtime, Usage, Watch
 from agentix_syscalls import wire
 from agentix_syscalls.calls import BY_NUMBER, SYS_CANCEL
 
@@ -152,6 +152,15 @@ class SimMachine:
 
     def expect(self, tag: str) -> None:
         """Nothing is made before it is launched here."""
+
+    def keep(self, runtimes: tuple[Runtime, ...]) -> None:
+        """No interpreter runs here."""
+
+    async def prepare(self, runtime: Runtime) -> None:
+        await self.delay()
+
+    def readiness(self, runtime: Runtime) -> Readiness:
+        return Readiness("ready")
 
     def verify(self, sandbox: SimSandbox) -> list[dict[str, object]]:
         del sandbox

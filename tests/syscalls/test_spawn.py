@@ -19,7 +19,7 @@ GOOD = {
 
 def test_every_option_is_read() -> None:
     assert parse_options(GOOD, by_agent=True) == GOOD
-    assert set(spawn.BY_NAME) - set(GOOD) == {"binds", "stdin", "terminal"}
+    assert set(spawn.BY_NAME) - set(GOOD) == {"binds", "stdin", "terminal", "profile", "runtime"}
     assert parse_options({}, by_agent=False) == {}
 
 
@@ -42,11 +42,12 @@ def test_unknown_options_are_refused_with_the_known_ones() -> None:
     assert "memory_bytes" in caught.value.remedy
 
 
-def test_agents_may_not_ask_for_binds() -> None:
+@pytest.mark.parametrize(("key", "value"), [("binds", []), ("profile", "small"), ("runtime", "default")])
+def test_agents_may_not_ask_for(key: str, value: object) -> None:
     with pytest.raises(CallError) as caught:
-        parse_options({"binds": []}, by_agent=True)
+        parse_options({key: value}, by_agent=True)
     assert caught.value.number == errno.EPERM
-    assert parse_options({"binds": []}, by_agent=False) == {"binds": []}
+    assert parse_options({key: value}, by_agent=False) == {key: value}
 
 
 def test_names_are_bounded_exactly() -> None:
@@ -68,7 +69,7 @@ def test_parsing_is_total(raw: dict[str, object], by_agent: bool) -> None:
 def test_everything_that_limits_is_inherited() -> None:
     """A child never has more than its parent: each option that bounds or widens is marked."""
     free = {option.name for option in spawn.OPTIONS if not option.inherited}
-    assert free == {"name", "source", "env", "cwd", "stdin", "terminal"}
+    assert free == {"name", "source", "env", "cwd", "stdin", "terminal", "profile"}  # operators ask for a profile
 
 
 @pytest.mark.parametrize("value", [[0, 80], [24, 4097], [24], "24x80", None, [24.5, 80], [24, 80, 1]])

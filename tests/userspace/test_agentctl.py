@@ -23,7 +23,7 @@ ROW = {
     "id": 7, "life": 1, "name": "scout", "parent": 0, "uid": 70007, "state": "running", "why": "", "code": None,
     "signal": None, "started_wall_ns": 1, "ended_wall_ns": 90_000_000_001, "cpu_us": 1_500_000,
     "memory_bytes": 12 << 20, "processes": 3, "calls": 4, "denials": 0, "kind": "module", "argv": ["bot", "a b"],
-    "mode": "enforce", "degraded": [],
+    "mode": "enforce", "runtime": "default", "profile": "", "degraded": [],
 }
 RECORD = {
     "seq": 12, "wall_ns": 1, "mono_ns": 1, "agent": 7, "life": 1, "kind": "denial", "phase": "event",

@@ -17,6 +17,7 @@ from agentix_kernel.confine import syscalls_table
 from agentix_kernel.layers.table import LAYERS
 from agentix_kernel.layers.verify import CHECKS
 from agentix_kernel.policy import Policy, parse_rule
+from agentix_kernel.runtimes import files
 from agentix_syscalls import calls, errors, records, signals
 
 MAN = Path(__file__).resolve().parents[2] / "man"
@@ -72,6 +73,8 @@ def page(name):
 
 def test_each_row_of_the_kernels_tables_has_its_place():
     assert all(f".It Ic {key.name}\n" in page("agentd.toml.5") for key in config.KEYS)
+    assert all(f".It Ic {key.name}\n" in page("agentix-runtimes.5") for key in files.RUNTIME_KEYS)
+    assert all(f".It Ic {key.name}\n" in page("agentix-profiles.5") for key in files.PROFILE_KEYS)
     assert all(f".It Cm {kind.name} Pq {kind.number}\n" in page("agentix-journal.5") for kind in records.KINDS)
     confinement = page("agentix-confinement.7")
     assert all(f".It Cm {layer.name}\n" in confinement for layer in LAYERS)

@@ -14,7 +14,7 @@ from agentix_kernel.kernel import Kernel
 from agentix_kernel.outcome import NoReplyError, Recorded
 from agentix_kernel.policy import Policy, parse_rule
 from agentix_kernel.process import Command, End, Process, State, Why
-from agentix_kernel.world import Bind, Limits
+from agentix_kernel.world import DEFAULT_RUNTIME, Bind, Limits
 from agentix_syscalls import calls, signals
 from agentix_syscalls import spawn as table
 from agentix_syscalls.errors import CallError
@@ -22,7 +22,8 @@ from agentix_syscalls.errors import CallError
 
 def command_of(kind: str, argv: tuple[str, ...], options: dict[str, Any], binds: tuple[Bind, ...],
                own: Command | None = None) -> Command:
-    """What to run, from checked options. `own`: the caller's, whose script it may run again by its name alone.
+    """What to run, from checked options. `own`: the caller's, whose runtime it has and whose script it may run again by
+    its name alone.
 
     Raises CallError(EINVAL).
     """
@@ -33,8 +34,9 @@ def command_of(kind: str, argv: tuple[str, ...], options: dict[str, Any], binds:
         source = own.source
     if (kind == "script") != (source is not None):
         raise CallError(errno.EINVAL, "spawn: a script comes with its source, and nothing else does")
+    runtime = own.runtime if own is not None else options.get("runtime", DEFAULT_RUNTIME)
     return Command(kind, argv, source, options.get("env", {}), options.get("cwd", ""), binds,
-                   options.get("stdin", False), options.get("terminal"))
+                   options.get("stdin", False), options.get("terminal"), runtime, options.get("profile", ""))
 
 
 def limits_of(options: dict[str, Any], config: Config) -> Limits:

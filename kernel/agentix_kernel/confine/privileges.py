@@ -5,9 +5,12 @@ Order matters and is the caller's (`child.py`): the bounding set goes while CAP_
 
 import os
 
-import prctl
-
 from agentix_kernel.confine import linux
+
+try:
+    import prctl
+except ImportError:
+    from agentix_kernel.confine import plain_prctl as prctl  # type: ignore[no-redef]  # the same functions
 
 
 def drop_bounding_set() -> None:
@@ -45,8 +48,3 @@ def die_with_parent() -> None:
 def dumpable(allowed: bool) -> None:
     """Whether processes of the same uid may look into this one; with no, its /proc files belong to root."""
     prctl.set_dumpable(int(allowed))
-
-
-def name(text: str) -> None:
-    """What ps shows; 15 bytes."""
-    prctl.set_name(text[:15])

@@ -14,11 +14,23 @@ from agentix_kernel.confine import filter as call_filter
 from agentix_kernel.confine import linux, messages, template
 from agentix_kernel.confine.attendant import Attendant
 from agentix_kernel.confine.child import TMP_MAX_BYTES
+from agentix_kernel.confine.ready import Ready
 from agentix_kernel.confine.sandbox import LinuxSandbox
 from agentix_kernel.confine.spare import Spare
 from agentix_kernel.confine.zygotes import Profile, Zygotes
 from agentix_kernel.layers import Expected, verify
-from agentix_kernel.world import Bind, Confined, LaunchError, Limits, Sandbox, Watch
+from agentix_kernel.world import (
+    DEFAULT_RUNTIME,
+    OWN_RUNTIME,
+    Bind,
+    Confined,
+    LaunchError,
+    Limits,
+    Readiness,
+    Runtime,
+    Sandbox,
+    Watch,
+)
 
 PRELOAD: Final = ("agentix.init", "agentix.libc")
 LAUNCH_DEADLINE_S: Final = 30.0
@@ -58,13 +70,17 @@ class LinuxSandboxes:
     _attendant: Attendant = field(factory=Attendant, init=False)
     _living: dict[str, LinuxSandbox] = field(factory=dict[str, LinuxSandbox], init=False)
     spare: Spare = field(init=False)
+    ready: Ready = field(init=False)
+    _recent: Runtime = field(default=OWN_RUNTIME, init=False)
+    """Of the last agent; the spare is made for another of its kind."""
 
     def __attrs_post_init__(self) -> None:
         self.landlock_abi = min(linux.landlock_abi(), LANDLOCK_KNOWN_ABI) if self.landlock else 0
         if self.own_netns is None:
             self.own_netns = self.landlock_abi < LANDLOCK_SCOPES_ABI
         self.zygotes = Zygotes(self.mountpoint, self.sockets_dir, self.landlock_abi, self._attendant)
-        self.spare = Spare(self._prepare)
+        self.ready = Ready(self.zygotes)
+        self.spare = Spare(lambda tag: self._prepare(tag, self._profile(self._recent)))
 
     def start_spawner(self) -> None:
         """From the main thread, before there are others. Compiles the seccomp filter, too (80 ms)."""
@@ -77,6 +93,7 @@ class LinuxSandboxes:
         async with trio.open_nursery() as nursery:
             attending = trio.CancelScope(shield=True)  # the spare's end must be attended, too
             await nursery.start(self._attend, attending)
+            nursery.start_soon(self.ready.run)
             try:
                 await self.spare.run(task_status=task_status)
             finally:
@@ -89,8 +106,23 @@ class LinuxSandboxes:
 
     async def warm(self, tag: str) -> None:
         """Make the zygote now that the first launch would make, and expect that launch. Raises LaunchError."""
-        await self.zygotes.zygote(self._profile())
+        await self.prepare(OWN_RUNTIME)
         self.expect(tag)
+
+    async def prepare(self, runtime: Runtime) -> None:
+        """See world.Sandboxes."""
+        try:
+            await self.zygotes.zygote(self._profile(runtime))
+        except LaunchError as error:
+            raise _of_runtime(error, runtime) from error
+
+    def keep(self, runtimes: tuple[Runtime, ...]) -> None:
+        """See world.Sandboxes."""
+        self.ready.keep(tuple(map(self._profile, runtimes)))
+
+    def readiness(self, runtime: Runtime) -> Readiness:
+        """See world.Sandboxes."""
+        return self.ready.readiness(self._profile(runtime))
 
     def expect(self, tag: str) -> None:
         """See world.Sandboxes. The spare of another tag is given up."""
@@ -99,6 +131,8 @@ class LinuxSandboxes:
     async def launch(self, what: Confined, watch: Watch) -> Sandbox:
         """See world.Sandboxes. Cancelled: nothing is left."""
         check(what, self.sockets_dir)
+        if what.parent is None:
+            self._recent = what.runtime
         mounts: list[tuple[bool, int]] = []
         try:
             for bind in what.binds:
@@ -107,6 +141,8 @@ class LinuxSandboxes:
                 sandbox = await self._try_launch(what, watch, mounts)
                 if sandbox is not None:
                     return sandbox
+        except LaunchError as error:
+            raise _of_runtime(error, what.runtime) from error
         except OSError as error:  # out of descriptors or memory
             raise LaunchError(error.errno or errno.EIO, "launch", str(error.strerror)) from error
         finally:
@@ -121,7 +157,7 @@ class LinuxSandboxes:
         expected = Expected(
             what.uid, self.root_name, what.tag, under.limits, bool(self.own_netns), self.landlock_abi,
             parent=what.parent, kind=self.cgroups.kind, writable=writable,
-            mounts=(*(bind.target for bind in what.binds), *template.python_folders()))
+            mounts=(*(bind.target for bind in what.binds), *taken(what.runtime)))
         return [row.to_wire() for row in verify(self._own_pids(sandbox), expected)]
 
     def _own_pids(self, sandbox: LinuxSandbox) -> list[int]:
@@ -135,12 +171,13 @@ class LinuxSandboxes:
         await self.spare.aclose()
         await self.zygotes.aclose()
 
-    def _profile(self) -> Profile:
-        return Profile(self.preload, bool(self.own_netns))
+    def _profile(self, runtime: Runtime) -> Profile:
+        return Profile(self.preload, bool(self.own_netns), runtime)
 
     async def _try_launch(self, what: Confined, watch: Watch, mounts: list[tuple[bool, int]]) -> Sandbox | None:
         """None when the spare or the zygote was lost before it did anything."""
-        sandbox = await self.spare.take(what, self._profile()) or await self._prepare(what.tag, what.parent)
+        profile = self._profile(what.runtime)
+        sandbox = await self.spare.take(what, profile) or await self._prepare(what.tag, profile, what.parent)
         if sandbox is None:
             return None
         try:
@@ -156,12 +193,11 @@ class LinuxSandboxes:
         self._living[what.tag] = sandbox
         return sandbox
 
-    async def _prepare(self, tag: str, parent: str | None = None) -> LinuxSandbox | None:
+    async def _prepare(self, tag: str, profile: Profile, parent: str | None = None) -> LinuxSandbox | None:
         """A sandbox that waits for its order, or will: with the default limits, or under those of `parent`.
 
         None when the zygote was lost. Raises LaunchError, OSError. Cancelled: nothing is left.
         """
-        profile = self._profile()
         zygote = await self.zygotes.zygote(profile)
         group = self._group(tag, parent)
         try:
@@ -201,6 +237,18 @@ class LinuxSandboxes:
             return self.cgroups.create(tag, _DEFAULT_LIMITS, self._living[parent].group if parent is not None else None)
         except OSError as error:
             raise LaunchError(error.errno or errno.EIO, "cgroup", str(error)) from error
+
+
+def _of_runtime(error: LaunchError, runtime: Runtime) -> LaunchError:
+    """The same, naming the runtime whose zygote could not be made."""
+    if error.stage != "zygote" or runtime.name == DEFAULT_RUNTIME:
+        return error
+    return LaunchError(errno.ESTALE, "runtime", f"{runtime.name}: {error.message}")
+
+
+def taken(runtime: Runtime) -> tuple[str, ...]:
+    """Where a runtime has put something into each of its sandboxes, beside what all have."""
+    return (*template.python_folders(), *runtime.folders, *(target for _, target in runtime.binds))
 
 
 def _bound(group: Group, what: Confined) -> None:
@@ -255,7 +303,12 @@ def environment(what: Confined, home: str) -> dict[str, str]:
         env["AGENTIX_SOCKET"] = SOCKET
     if what.tree:
         env["AGENTIX_TREE"] = home
-    return {**env, **what.env}
+    programs = os.path.dirname(what.runtime.executable)
+    if programs and programs not in env["PATH"].split(":"):
+        env["PATH"] = f"{programs}:{env['PATH']}"
+    if what.runtime.venv:
+        env["VIRTUAL_ENV"] = what.runtime.venv
+    return {**env, **dict(what.runtime.env), **what.env}
 
 
 def check(what: Confined, sockets_dir: str | None) -> None:
@@ -271,17 +324,17 @@ def check(what: Confined, sockets_dir: str | None) -> None:
         raise LaunchError(errno.E2BIG, "bind", f"{len(what.binds)} binds; {_BINDS_MAX} at most")
     targets: list[str] = []
     for bind in what.binds:
-        _check_target(bind, targets)
+        _check_target(bind, targets, what.runtime)
         targets.append(bind.target)
 
 
-def _check_target(bind: Bind, others: list[str]) -> None:
+def _check_target(bind: Bind, others: list[str], runtime: Runtime) -> None:
     target, what = bind.target, f"cannot bind {bind.source} at {bind.target}"
     if not target.startswith("/") or os.path.normpath(target) != target or target.startswith("//") or "\0" in target:
         raise LaunchError(errno.EINVAL, "bind", f"{what}: not an absolute path without '.' and '..'")
-    for ours in template.taken():
-        if template.within(ours, target) or (template.within(target, ours) and ours != "/tmp"):
-            raise LaunchError(errno.EINVAL, "bind", f"{what}: {ours} is the sandbox's own; choose another target")
+    ours = template.in_the_way(target, taken(runtime))
+    if ours is not None:
+        raise LaunchError(errno.EINVAL, "bind", f"{what}: {ours} is the sandbox's own; choose another target")
     for other in others:
         if template.within(target, other) or template.within(other, target):
             raise LaunchError(errno.EINVAL, "bind", f"{what}: it overlaps {other}, which is bound too")

@@ -34,7 +34,7 @@ def make_zygote(request: dict[str, Any], fds: list[int]) -> tuple[dict[str, Any]
     if pid == 0:
         try:
             os.set_inheritable(fds[0], True)
-            argv = [request["executable"], "-I", "-m", "agentix_kernel.confine.zygote", str(fds[0])]
+            argv = [*request["argv"], str(fds[0])]
             os.execve(argv[0], argv, dict(os.environ))
         finally:
             os._exit(127)

@@ -7,6 +7,7 @@ Nothing else: no /home, /root, /var, /sys, no host /etc, /run or /tmp.
 import os
 import stat
 import sys
+from collections.abc import Iterable
 from typing import Final, NamedTuple
 
 from agentix_kernel.confine import linux
@@ -44,8 +45,12 @@ class Template(NamedTuple):
 
 def python_folders() -> tuple[str, ...]:
     """The folders outside of /usr that this interpreter and its packages live in, none inside another."""
-    wanted = {sys.prefix, sys.base_prefix, *sys.path}
-    folders = sorted(os.path.normpath(path) for path in wanted if path and os.path.isdir(path))
+    return outside_of_usr({sys.prefix, sys.base_prefix, *sys.path})
+
+
+def outside_of_usr(paths: Iterable[str]) -> tuple[str, ...]:
+    """Those that are folders and that no agent sees anyway, none inside another."""
+    folders = sorted(os.path.normpath(path) for path in paths if path and os.path.isdir(path))
     kept: list[str] = []
     for folder in folders:
         if not any(within(folder, outer) for outer in (*_SYSTEM, *kept)):
@@ -57,20 +62,28 @@ def within(path: str, folder: str) -> bool:
     return path == folder or path.startswith(folder.rstrip("/") + "/")
 
 
-def taken() -> tuple[str, ...]:
-    """Paths whose place in the sandbox is ours: nothing may be bound at, above or below them (/tmp: below it may)."""
-    return (*_SYSTEM, *_OWN, *python_folders())
+def in_the_way(target: str, more: tuple[str, ...]) -> str | None:
+    """The path whose place in the sandbox is taken, by us or `more`, where nothing may be bound at `target`: neither at
+    it nor above or below it, but below /tmp.
+    """
+    for ours in (*_SYSTEM, *_OWN, *more):
+        if within(ours, target) or (within(target, ours) and ours != "/tmp"):
+            return ours
+    return None
 
 
-def build(tree: str | None, sockets: str | None) -> Template:
-    """Make the template of `tree` (a mount point) and `sockets` (a directory), and make it this process's root.
+def build(tree: str | None, sockets: str | None, binds: list[tuple[str, str]]) -> Template:
+    """Make the template of `tree` (a mount point), `sockets` (a directory) and `binds` (source, target), and make it
+    this process's root.
 
     In a mount namespace of our own. Raises OSError.
     """
     linux.mount(None, "/", None, linux.MS_REC | linux.MS_PRIVATE)
     links = tuple((path, os.readlink(path)) for path in _SYSTEM if os.path.islink(path))
     folders = [path for path in _SYSTEM if os.path.isdir(path) and not os.path.islink(path)] + [*python_folders()]
-    copies = {path: _copy(path, read_only=True) for path in folders}
+    sources = {path: path for path in folders} | {target: source for source, target in binds}
+    folders = list(sources)
+    copies = {target: _copy(source, read_only=True) for target, source in sources.items()}
     if tree:
         copies[HIDDEN_TREE] = _copy(tree, read_only=False, recursive=False)
     if sockets:

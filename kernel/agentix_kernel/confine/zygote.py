@@ -1,6 +1,6 @@
 """A zygote: an interpreter with modules preloaded, in a template root, that clones agents on demand.
 
-Started as `python -I -m agentix_kernel.confine.zygote FD`; FD is its SOCK_SEQPACKET channel to agentd. The first
+Started by zygotes.command with FD as its argument; FD is its SOCK_SEQPACKET channel to agentd. The first
 message is the profile; then each asks for a clone, which gets its order over its own leash. One thread, no secrets,
 and private memory counts: every page that it writes later is a page for each agent. All agents of one zygote share
 the seed of hash(); random numbers are reseeded.
@@ -41,8 +41,9 @@ def prepare(profile: dict[str, Any]) -> template.Template:
     """Do once what every agent needs. Raises OSError or ImportError."""
     for name in profile["preload"]:
         importlib.import_module(name)
+    sys.dont_write_bytecode = False  # what root did not write into a venv, an agent may into its own folders
     _be_killable()
-    layout = template.build(profile["tree"], profile["sockets"])
+    layout = template.build(profile["tree"], profile["sockets"], profile["binds"])
     for what, soft, hard in _LIMITS:
         _limit(what, soft, hard)
     os.umask(0o022)

@@ -2,11 +2,13 @@
 
 import errno
 import functools
+import importlib.util
 import os
 import signal
 import socket
 import subprocess
 import sys
+from collections.abc import Callable
 from typing import Any, Final
 
 import trio
@@ -15,10 +17,12 @@ from attrs import define, field, frozen
 from agentix_kernel.confine import filter as call_filter
 from agentix_kernel.confine import messages
 from agentix_kernel.confine.attendant import Attendant, Handler
-from agentix_kernel.world import Bind, LaunchError
+from agentix_kernel.world import OWN_RUNTIME, Bind, LaunchError, Runtime
 
-_ENVIRONMENT: Final = {"PATH": "/usr/local/bin:/usr/bin:/bin", "LANG": "C.UTF-8"}
+ENVIRONMENT: Final = {"PATH": "/usr/local/bin:/usr/bin:/bin", "LANG": "C.UTF-8"}
 _STOP_S: Final = 2.0
+_START_DEADLINE_S: Final = 120.0
+"""For its imports; large libraries take long on a cold disk."""
 
 
 @frozen
@@ -27,7 +31,23 @@ class Profile:
 
     preload: tuple[str, ...]
     own_netns: bool
-    executable: str = sys.executable
+    runtime: Runtime = OWN_RUNTIME
+
+
+def own_packages() -> tuple[str, ...]:
+    """The folders that our own packages, and what they need in a zygote, are imported from."""
+    found = (importlib.util.find_spec(name) for name in ("agentix_kernel", "agentix_syscalls", "agentix", "msgpack"))
+    return tuple(dict.fromkeys(os.path.dirname(os.path.dirname(spec.origin)) for spec in found if spec and spec.origin))
+
+
+def command(runtime: Runtime) -> list[str]:
+    """What runs its zygote, but for the descriptor. Another interpreter than ours finds our packages after all of its
+    own, and writes no bytecode into its folders.
+    """
+    if not runtime.executable:
+        return [sys.executable, "-I", "-m", "agentix_kernel.confine.zygote"]
+    begin = f"import sys; sys.path += {list(own_packages())!r}; from agentix_kernel.confine.zygote import main; main()"
+    return [runtime.executable, "-IB", "-c", begin]
 
 
 @define(eq=False)
@@ -42,7 +62,10 @@ class Zygotes:
     _channel: socket.socket | None = None
     _requests: int = 0
     _asking: trio.Lock = field(factory=trio.Lock)
-    _making: trio.Lock = field(factory=trio.Lock)
+    _making: dict[Profile, trio.Lock] = field(factory=dict[Profile, trio.Lock])
+    """One for each profile: who waits for a slow import waits for that profile's."""
+    lost: Callable[[], None] = field(default=lambda: None, kw_only=True)
+    """Called when a zygote is gone."""
     _zygotes: dict[Profile, socket.socket] = field(factory=dict[Profile, socket.socket])
     _pidfds: dict[int, Handler] = field(factory=dict[int, Handler])
     """Of every zygote that is not reaped, with what reaps it."""
@@ -54,7 +77,7 @@ class Zygotes:
         ours, theirs = messages.pair()
         with theirs:
             argv = [sys.executable, "-I", "-m", "agentix_kernel.confine.spawner", str(theirs.fileno())]
-            self._spawner = subprocess.Popen(argv, pass_fds=(theirs.fileno(),), env=_ENVIRONMENT, cwd="/",
+            self._spawner = subprocess.Popen(argv, pass_fds=(theirs.fileno(),), env=ENVIRONMENT, cwd="/",
                                              start_new_session=True)
         ours.setblocking(False)
         self._channel = ours
@@ -71,16 +94,30 @@ class Zygotes:
 
     async def zygote(self, profile: Profile) -> socket.socket:
         """The channel of a living zygote. Raises LaunchError at "zygote"."""
-        async with self._making:
+        channel = self._zygotes.get(profile)
+        if channel is not None:
+            await trio.lowlevel.checkpoint()
+            return channel
+        async with self._making.setdefault(profile, trio.Lock()):
             channel = self._zygotes.get(profile)
             return channel if channel is not None else await self._make(profile)
+
+    def retire(self, kept: tuple[Profile, ...]) -> None:
+        """End the zygotes of runtimes that are not kept; what they cloned lives on. Ours is always kept."""
+        for profile, channel in list(self._zygotes.items()):
+            if profile not in kept and profile.runtime != OWN_RUNTIME:
+                self.forget(profile, channel)
+                self._making.pop(profile, None)
 
     def forget(self, profile: Profile, channel: socket.socket) -> None:
         """That zygote does not answer any more."""
         if self._zygotes.get(profile) is channel:
             del self._zygotes[profile]
             self.pids.pop(profile, None)
+        if channel.fileno() >= 0:
+            trio.lowlevel.notify_closing(channel)
         channel.close()
+        self.lost()
 
     async def aclose(self) -> None:
         """Agents that still live go on; what is closed here ends by itself."""
@@ -101,19 +138,23 @@ class Zygotes:
     async def _make(self, profile: Profile) -> socket.socket:
         ours, theirs = messages.pair()
         ours.setblocking(False)
+        fds: list[int] = []
         try:
             with theirs:
                 messages.send(ours, {
-                    "preload": profile.preload, "own_netns": profile.own_netns, "tree": self.tree,
-                    "sockets": self.sockets, "landlock": self.landlock_abi, "filter": call_filter.build().program,
+                    "preload": (*profile.preload, *profile.runtime.preload), "own_netns": profile.own_netns,
+                    "tree": self.tree, "sockets": self.sockets, "binds": profile.runtime.binds,
+                    "landlock": self.landlock_abi, "filter": call_filter.build().program,
                 })
-                request = {"do": "zygote", "own_netns": profile.own_netns, "executable": profile.executable}
+                request = {"do": "zygote", "own_netns": profile.own_netns, "argv": command(profile.runtime)}
                 reply, fds = await self._ask(request, [theirs.fileno()], "zygote")
             self._pidfds[fds[0]] = functools.partial(self._reap, profile, ours, fds[0])
             self._attendant.add(fds[0], self._pidfds[fds[0]])
             await _started(ours)
         except BaseException:
             ours.close()
+            if fds and fds[0] in self._pidfds:  # not reaped; it may hang in an import
+                signal.pidfd_send_signal(fds[0], signal.SIGKILL)
             raise
         self._zygotes[profile] = ours
         self.pids[profile] = reply["pid"]
@@ -176,7 +217,11 @@ async def _receive(channel: socket.socket) -> tuple[dict[str, Any], list[int]] |
 
 async def _started(zygote: socket.socket) -> None:
     """Its first message says whether it could prepare itself. Raises LaunchError."""
-    received = await _receive(zygote)
+    received = None
+    with trio.move_on_after(_START_DEADLINE_S) as scope:
+        received = await _receive(zygote)
+    if scope.cancelled_caught:
+        raise LaunchError(errno.ETIMEDOUT, "zygote", f"its modules were not imported within {_START_DEADLINE_S:.0f} s")
     if received is None:
         raise LaunchError(errno.EIO, "zygote", "ended while it started")
     if received[0]["error"]:

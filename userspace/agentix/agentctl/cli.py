@@ -71,6 +71,9 @@ VERBS: Final = {
     "audit": Entry("record", "check the chain of the journal"),
     "info": Entry("kernel", "show the kernel's version, place and load"),
     "shutdown": Entry("kernel", "shut the kernel down in order"),
+    "runtimes": Entry("runtimes", "list runtimes: which interpreters agents run in"),
+    "profiles": Entry("runtimes", "list profiles: named limits and settings"),
+    "reload": Entry("runtimes", "read runtimes and profiles again"),
 }
 
 

@@ -34,6 +34,7 @@ COLUMN_MIN: Final = 16
 
 _STATES: Final = {
     "running": "green", "on": "green", "stopped": "yellow", "partial": "yellow", "off": "red", "zombie": "red",
+    "ready": "green", "starting": "yellow", "changed": "yellow", "failed": "red",
 }
 
 

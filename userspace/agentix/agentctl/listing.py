@@ -53,6 +53,8 @@ COLUMNS: Final[dict[str, Column]] = {
     "life": Column(lambda row: row["life"], number=True),
     "uid": Column(lambda row: row["uid"], number=True),
     "mode": Column(lambda row: row["mode"]),
+    "runtime": Column(lambda row: row["runtime"]),
+    "profile": Column(lambda row: row["profile"] or "-"),
     "cpu": Column(lambda row: show.duration(row["cpu_us"] / 1e6), number=True, usage=True),
     "memory": Column(lambda row: show.size(row["memory_bytes"]), "MEM", number=True, usage=True),
     "pids": Column(lambda row: row["processes"], number=True, usage=True),

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from agentix_kernel import lifecycle
 from agentix_kernel.calls.processes import command_of, limits_of, rules_of
 from agentix_kernel.policy import DEFAULT_MODE, Policy
+from agentix_kernel.runtimes import inforce
 from agentix_kernel.world import Bind
 from agentix_syscalls import spawn as table
 from agentix_syscalls import types
@@ -22,10 +23,11 @@ async def spawn(client: "Client", kind: str, argv: tuple[str, ...], options: dic
     wanted = options.get("binds", ())
     fds = client.take_fds(len(wanted) if type(wanted) in {list, tuple} else 0)
     try:
-        checked = table.parse_options(options, by_agent=False)
         binds = tuple(_bind(client, fd, row) for fd, row in zip(fds, wanted, strict=True))
+        checked, more = inforce.complete(kernel, table.parse_options(options, by_agent=False))
+        fds += [bind.source_fd for bind in more]
         policy = Policy(checked.get("mode", DEFAULT_MODE), rules_of(checked), checked.get("spawn_max", 0))
-        command = command_of(kind, argv, checked, binds)
+        command = command_of(kind, argv, checked, binds + more)
     except BaseException:
         for fd in fds:
             os.close(fd)

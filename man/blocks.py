@@ -4,7 +4,9 @@ import importlib
 import inspect
 import re
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from itertools import groupby
+from pathlib import Path
 from typing import Any, Final
 
 import click
@@ -353,6 +355,23 @@ def libc_functions(room: str) -> list[str]:
 def functions(module: str, *names: str) -> list[str]:
     """These functions of a module, with what they do."""
     return _functions(module, names)
+
+
+@block
+def methods(module: str, name: str) -> list[str]:
+    """The public methods of a class, in its order."""
+    public = [(word, found) for word, found in vars(getattr(importlib.import_module(module), name)).items()
+              if inspect.isfunction(found) and not word.startswith("_")]
+    return items([(f"Fn {word} {_parameters(partial(found, None))}".rstrip(), _told(word, found))
+                  for word, found in public])
+
+
+@block
+def example(name: str) -> list[str]:
+    """A file of examples/, as it is."""
+    path = Path(__file__).parent.parent / "examples" / name
+    lines = path.read_text().replace("\\", "\\e").splitlines()
+    return [".Bd -literal -offset indent", *(f"\\&{line}" if line[:1] in {".", "'"} else line for line in lines), ".Ed"]
 
 
 def _functions(module: str, names: Sequence[str]) -> list[str]:

@@ -104,7 +104,7 @@ def test_every_import_is_declared_and_every_dependency_imported() -> None:
     needed = {owners[module][0].lower() for module in foreign}
     requirements = (Requirement(text) for text in _installed().requires or ())
     declared = {requirement.name.lower() for requirement in requirements if requirement.marker is None}
-    assert needed == declared
+    assert needed == declared | {"pytest"}  # agentix.testing is a plugin of pytest's: who imports it has it
 
 
 def test_an_agent_loads_little() -> None:

@@ -64,16 +64,17 @@ def _running(program: str, prefix: str) -> Generator[None, None, None]:
         child = subprocess.Popen([program, "--prefix", prefix, "--foreground", "--unlisted"], stdin=subprocess.DEVNULL,
                                  stdout=log, stderr=log, start_new_session=True)
     try:
-        _await_ready(child, Which(prefix), log_path)
+        await_ready(child, Which(prefix), log_path)
         complain(f"kernel ready after {duration(time.monotonic() - begun)}")
         yield
     finally:
-        _shut_down(child, Which(prefix))
+        shut_down(child, Which(prefix))
         complain(f"kernel ended; its record stays under {prefix}: agentd --prefix {prefix} --daemon, then agentctl "
                  f"--prefix {prefix} trace")
 
 
-def _await_ready(child: "subprocess.Popen[bytes]", which: Which, log_path: str) -> None:
+def await_ready(child: "subprocess.Popen[bytes]", which: Which, log_path: str) -> None:
+    """Until agentd answers on its control socket. Raises Failure; the end of its log is on stderr then."""
     deadline = time.monotonic() + READY_S
     while child.poll() is None and time.monotonic() < deadline:
         try:
@@ -89,7 +90,7 @@ def _await_ready(child: "subprocess.Popen[bytes]", which: Which, log_path: str) 
     raise Failure(f"agentd {what}", AGENTIX_FAILED, f"see {log_path}; agentctl doctor shows what is missing")
 
 
-def _shut_down(child: "subprocess.Popen[bytes]", which: Which) -> None:
+def shut_down(child: "subprocess.Popen[bytes]", which: Which) -> None:
     """In order if it listens; if not, by SIGTERM."""
     try:
         with which.connect() as client:

@@ -45,21 +45,24 @@ def spawn(
     sandbox. `memory` is in bytes, `timeout` in seconds.
     Raises Error: EPERM when the policy allows no (more) children, ENOENT, EACCES, ENOEXEC, EEXIST, EAGAIN, E2BIG.
     """
-    kind, argv = _command(script, args, module, exec)
-    options: dict[str, Any] = {
-        "name": name, "env": None if env is None else dict(env), "cwd": cwd, "memory_bytes": memory, "cpus": cpus,
-        "pids": pids, "timeout_s": timeout, "deny": None if deny is None else list(deny), "mode": mode,
-        "spawn_max": spawn_max,
-    }
-    if kind == "script":
-        options["source"] = _read(argv[0])
-    return Request(abi.SYS_SPAWN, kind, argv, {key: value for key, value in options.items() if value is not None})
+    kind, argv = command(script, args, module, exec)
+    return Request(abi.SYS_SPAWN, kind, argv, options(
+        source=_read(argv[0]) if kind == "script" else None, name=name, env=None if env is None else dict(env),
+        cwd=cwd, memory=memory, cpus=cpus, pids=pids, timeout=timeout, deny=None if deny is None else list(deny),
+        mode=mode, spawn_max=spawn_max))
 
 
-def _command(
+def options(**given: Any) -> dict[str, Any]:
+    """The options of a spawn as the table of them has it, of what was given (not None) under spawn's words."""
+    words = {"memory": "memory_bytes", "timeout": "timeout_s"}
+    return {words.get(word, word): value for word, value in given.items() if value is not None}
+
+
+def command(
     script: "str | os.PathLike[str] | Sequence[str] | None", args: Sequence[str], module: str | None,
     program: str | None,
 ) -> tuple[str, list[str]]:
+    """What to run, as the kind and the words of spawn.KINDS. Raises TypeError unless it is one thing."""
     given = [(kind, word) for kind, word in (("script", script), ("module", module), ("exec", program))
              if word is not None]
     if len(given) != 1:

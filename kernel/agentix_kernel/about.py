@@ -19,6 +19,7 @@ def row(kernel: Kernel, process: Process, *, usage: bool = True) -> dict[str, An
     used, end = process.usage_now() if usage else process.usage, process.end
     return {
         "id": process.id, "life": process.life, "name": process.name, "parent": process.parent, "uid": process.uid,
+        "owner": process.command.owner,
         "state": process.state.value, "why": end.why.value if end else "", "code": end.code if end else None,
         "signal": end.signal if end else None, "detail": end.detail if end else "", "rule": end.rule if end else "",
         "status": end.status if end else None,

@@ -85,6 +85,8 @@ class Command:
     binds: tuple[Bind, ...] = ()
     stdin: bool = False
     """Its stdin is kept open, to be fed by operators."""
+    owner: int = 0
+    """Uid of the operator who had it spawned, or had whoever spawned it; see control.rights."""
     terminal: tuple[int, int] | None = None
     """It has a terminal, first of so many (rows, columns)."""
     runtime: str = DEFAULT_RUNTIME

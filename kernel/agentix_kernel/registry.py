@@ -99,7 +99,7 @@ class Registry:
         command, limits, policy, end = process.command, process.limits, process.policy, process.end
         row = {
             "id": process.id, "life": process.life, "name": process.name, "uid": process.uid, "parent": process.parent,
-            "state": process.state.value, "kind": command.kind, "argv": command.argv,
+            "state": process.state.value, "kind": command.kind, "argv": command.argv, "owner": command.owner,
             "limits": [limits.memory_bytes, limits.cpus, limits.pids, limits.timeout_s],
             "mode": policy.mode, "deny": [rule.text for rule in policy.rules], "spawn_max": policy.spawn_max,
             "started_wall_ns": process.started_wall_ns, "ended_wall_ns": process.ended_wall_ns,
@@ -138,8 +138,9 @@ class Registry:
 
 def _process(row: dict[str, Any]) -> Process:
     end = row["end"]
+    # The record of an earlier version has not all of these.
     command = Command(row["kind"], tuple(row["argv"]), runtime=row.get("runtime", DEFAULT_RUNTIME),
-                      profile=row.get("profile", ""))  # a record of an earlier version has neither
+                      profile=row.get("profile", ""), owner=row.get("owner", 0))
     process = Process(
         row["id"], row["life"], row["name"], row["uid"], row["parent"], command,
         Limits(*row["limits"]), Policy(row["mode"], tuple(parse_rule(text) for text in row["deny"]), row["spawn_max"]),

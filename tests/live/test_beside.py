@@ -13,6 +13,8 @@ import time
 import pytest
 
 IDLE = ("--", "sleep", "1000")
+DAEMON_GID = 1
+"""Of the group `daemon`, which every Debian has and nobody is in."""
 
 
 class Screen:
@@ -201,3 +203,19 @@ def test_an_agent_without_stdin_is_only_looked_at(kernel):
     kernel.ctl("exec", agent, "touch", "/tmp/stop")
     looking.communicate(timeout=60)
     assert looking.returncode == 6
+
+
+def test_only_root_and_the_owner_act_through_an_agent(make_kernel):
+    kernel = make_kernel("group = 'daemon'\n")
+    os.chmod(kernel.prefix, 0o755)
+    member = {"user": 4242, "group": 4242, "extra_groups": [DAEMON_GID]}
+    roots = kernel.spawn("-i", "--", "cat")
+    own = int(kernel.ctl("spawn", "-i", "--", "cat", check=0, **member).stdout)
+    assert [kernel.agent(agent)["owner"] for agent in (roots, own)] == [0, 4242]
+    assert kernel.ctl("exec", own, "echo", "mine", check=0, **member).stdout == "mine\n"
+    kernel.ctl("exec", own, "true", check=0)
+    for words in (("exec", roots, "true"), ("attach", "-i", roots)):
+        refused = kernel.ctl(*words, check=125, input="typed\n", **member)
+        assert f"agent {roots} (agent-{roots}) is uid 0's, not yours" in refused.stderr
+    assert {row["data"]["object"] for row in kernel.record(roots, "denial")} == {"uid 4242"}
+    assert "typed" not in kernel.ctl("logs", roots, check=0).stdout

@@ -20,8 +20,8 @@ from agentix_syscalls import spawn as table
 from agentix_syscalls.errors import CallError
 
 
-def command_of(kind: str, argv: tuple[str, ...], options: dict[str, Any], binds: tuple[Bind, ...],
-               own: Command | None = None) -> Command:
+def command_of(kind: str, argv: tuple[str, ...], options: dict[str, Any], binds: tuple[Bind, ...], *,
+               own: Command | None = None, owner: int = 0) -> Command:
     """What to run, from checked options. `own`: the caller's, whose runtime it has and whose script it may run again by
     its name alone.
 
@@ -36,7 +36,8 @@ def command_of(kind: str, argv: tuple[str, ...], options: dict[str, Any], binds:
         raise CallError(errno.EINVAL, "spawn: a script comes with its source, and nothing else does")
     runtime = own.runtime if own is not None else options.get("runtime", DEFAULT_RUNTIME)
     return Command(kind, argv, source, options.get("env", {}), options.get("cwd", ""), binds,
-                   options.get("stdin", False), options.get("terminal"), runtime, options.get("profile", ""))
+                   stdin=options.get("stdin", False), terminal=options.get("terminal"), runtime=runtime,
+                   profile=options.get("profile", ""), owner=own.owner if own is not None else owner)
 
 
 def limits_of(options: dict[str, Any], config: Config) -> Limits:
@@ -75,7 +76,7 @@ def rules_of(options: dict[str, Any]) -> tuple[Any, ...]:
 def spawn(kernel: Kernel, process: Process, kind: str, argv: tuple[str, ...],
           options: dict[str, Any] | None) -> Coroutine[Any, Any, Any]:
     checked = table.parse_options(options or {}, by_agent=True)
-    command = command_of(kind, argv, checked, (), process.command)
+    command = command_of(kind, argv, checked, (), own=process.command)
     policy = process.policy.narrowed(checked.get("mode"), rules_of(checked), checked.get("spawn_max"))
     if process.spawned + lifecycle.family_of(policy) > process.policy.spawn_max:
         rule = f"spawn at most {process.policy.spawn_max}"

@@ -135,6 +135,8 @@ def show(which: Which, agent: int, keyboard: Keyboard, tail: int | None) -> bool
         try:
             _copy(client, agent, tail)
         except CallError:
+            if typing.refused is not None:
+                raise typing.refused from None
             if not typing.detached:
                 raise
     if typing.detached:

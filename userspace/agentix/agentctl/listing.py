@@ -52,6 +52,7 @@ COLUMNS: Final[dict[str, Column]] = {
     "state": Column(lambda row: row["state"]),
     "life": Column(lambda row: row["life"], number=True),
     "uid": Column(lambda row: row["uid"], number=True),
+    "owner": Column(lambda row: row["owner"], number=True),
     "mode": Column(lambda row: row["mode"]),
     "runtime": Column(lambda row: row["runtime"]),
     "profile": Column(lambda row: row["profile"] or "-"),

@@ -1,6 +1,7 @@
 """A person's terminal: raw while an agent has it and sane again whatever happens; what is typed goes to the agent."""
 
 import contextlib
+import errno
 import os
 import select
 import signal
@@ -12,8 +13,7 @@ from collections.abc import Callable, Generator
 from types import FrameType
 from typing import Final
 
-from agentix.agentctl.cli import AGENTIX_FAILED, Failure, Which, complain
-from agentix.agentctl.format import printable
+from agentix.agentctl.cli import AGENTIX_FAILED, Failure, Which
 from agentix.control import Client, NoKernelError
 from agentix_syscalls.errors import CallError
 
@@ -89,7 +89,7 @@ def resizer(which: Which, agent: int) -> Callable[[int, int], None]:
 class Typing(threading.Thread):
     """Feeds an agent from stdin, over a connection of its own, until the end of stdin, of the agent, or DETACH.
 
-    `output`: the connection that shows the agent's output; shut when the person detaches.
+    `output`: the connection that shows the agent's output; shut when the person detaches, or may not type.
     """
 
     def __init__(self, which: Which, agent: int, output: Client, *, terminal: bool) -> None:
@@ -101,6 +101,7 @@ class Typing(threading.Thread):
         self._held = b""
         """The begin of DETACH, perhaps."""
         self.detached = False
+        self.refused: CallError | None = None
 
     def run(self) -> None:
         try:
@@ -109,8 +110,9 @@ class Typing(threading.Thread):
         except NoKernelError:
             return  # the main flow says it
         except CallError as error:
-            if self.is_alive() and not self._terminal:
-                complain(f"stdin: {printable(error.message)}")
+            if error.number not in {errno.EPIPE, errno.ESRCH, errno.ECONNRESET}:  # it reads no more, or all is over
+                self.refused = error
+                self._output.shut()
 
     def _feed(self, client: Client) -> None:
         fd = sys.stdin.fileno()

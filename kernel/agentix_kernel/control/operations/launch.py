@@ -27,7 +27,7 @@ async def spawn(client: "Client", kind: str, argv: tuple[str, ...], options: dic
         checked, more = inforce.complete(kernel, table.parse_options(options, by_agent=False))
         fds += [bind.source_fd for bind in more]
         policy = Policy(checked.get("mode", DEFAULT_MODE), rules_of(checked), checked.get("spawn_max", 0))
-        command = command_of(kind, argv, checked, binds + more)
+        command = command_of(kind, argv, checked, binds + more, owner=client.peer.uid)
     except BaseException:
         for fd in fds:
             os.close(fd)

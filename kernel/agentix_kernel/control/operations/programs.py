@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 import trio
 from attrs import frozen
 
+from agentix_kernel.control import rights
 from agentix_kernel.control.answers import Handed
 from agentix_kernel.kernel import Kernel
 from agentix_kernel.process import Process
@@ -53,6 +54,7 @@ async def execute(client: "Client", target: Any, argv: tuple[str, ...],
                   options: dict[str, Any]) -> AsyncGenerator[Any]:
     kernel = client.kernel
     process = _running(kernel, target)
+    rights.own(client, process, "exec")
     wanted = _wanted(argv, options)
     fds = client.take_fds(0 if wanted.terminal else 3)
     who, correlation = f"uid {client.peer.uid}, pid {client.peer.pid}", kernel.next_correlation()
@@ -122,7 +124,7 @@ async def _hang_up(program: Program) -> None:
 
 
 async def feed(client: "Client", target: Any, data: bytes, end: bool, timeout_s: float | None) -> int:
-    stdin = _stdin(client.kernel, target)
+    stdin = _stdin(client, target)
     sent = await stdin.write(data, min(FEED_MAX_S if timeout_s is None else timeout_s, FEED_MAX_S))
     if end and sent == len(data):
         await stdin.end()
@@ -134,11 +136,12 @@ async def resize(client: "Client", target: Any, rows: int, columns: int) -> None
         size = table.terminal([rows, columns])
     except types.BadArgument as bad:
         raise CallError(errno.EINVAL, f"resize: {bad}") from None
-    _stdin(client.kernel, target).resize(*size)
+    _stdin(client, target).resize(*size)
 
 
-def _stdin(kernel: Kernel, target: Any) -> Stdin:
-    process = kernel.table.find(target)
+def _stdin(client: "Client", target: Any) -> Stdin:
+    process = client.kernel.table.find(target)
+    rights.own(client, process, "attach")
     if not process.alive:
         raise CallError(errno.ESRCH, f"agent {process.id} ({process.name}) does not run")
     if process.stdin is None:

@@ -20,7 +20,8 @@ from agentix_syscalls.errors import CallError
 
 ENDED = {"id": 7, "name": "scout", "state": "dead", "code": 0, "signal": None, "why": "exit", "detail": "", "status": 0}
 ROW = {
-    "id": 7, "life": 1, "name": "scout", "parent": 0, "uid": 70007, "owner": 0, "state": "running", "why": "", "code": None,
+    "id": 7, "life": 1, "name": "scout", "parent": 0, "uid": 70007, "owner": 0, "state": "running", "why": "",
+    "code": None,
     "signal": None, "started_wall_ns": 1, "ended_wall_ns": 90_000_000_001, "cpu_us": 1_500_000,
     "memory_bytes": 12 << 20, "processes": 3, "calls": 4, "denials": 0, "kind": "module", "argv": ["bot", "a b"],
     "mode": "enforce", "runtime": "default", "profile": "", "degraded": [],

@@ -10,6 +10,7 @@
 #include <stdbool.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/stat.h>
 
 #include "agentix.h"
 
@@ -96,7 +97,7 @@ static int look(struct counts *totals)
     if (!inbox)
         return -1;
     while (!stopping && (entry = agx_readdir(inbox)))
-        if (entry->name[0] != '.' && work_on(entry->name, totals) < 0)
+        if (S_ISREG(entry->mode) && entry->name[0] != '.' && work_on(entry->name, totals) < 0)
             agx_perror(entry->name);
     agx_closedir(inbox);
     return 0;

@@ -1,5 +1,6 @@
 """agentd, the command."""
 
+import faulthandler
 import json
 import os
 import sys
@@ -73,6 +74,8 @@ def _run(machine: "Machine", ready_fd: int = -1) -> None:
             os.write(ready_fd, b"1")
             os.close(ready_fd)
 
+    if machine.manager.watchdog_s:
+        faulthandler.enable()  # its SIGABRT then shows where we hung
     try:
         boot.prepare(machine)
         trio.run(boot.run, machine, ready)

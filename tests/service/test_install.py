@@ -1,0 +1,69 @@
+"""./install: into a folder anywhere, and as the service of a machine in the guest."""
+
+import os
+import subprocess
+
+import pytest
+
+from .conftest import ROOT, run
+
+FROM_WHEEL = "AGENTIX_TEST_WHEEL" in os.environ or os.environ.get("CI") == "true"
+
+
+def install(*words, **more):
+    return subprocess.run([f"{ROOT}/install", *words], capture_output=True, text=True, timeout=300, check=False, **more)
+
+
+def test_what_it_refuses(tmp_path):
+    os.makedirs(tmp_path / "opt/agentix")
+    (tmp_path / "opt/agentix/theirs").touch()
+    for words, told in (
+            (["--bogus"], "--bogus: unknown"), (["--root"], "wants a folder"),
+            (["--root", str(tmp_path)], "is none of ours"),
+            (["--root", f"{tmp_path}/empty", "--remove"], "nothing to remove")):
+        refused = install(*words)
+        assert (refused.returncode, refused.stderr.count("\n")) == (1, 1)
+        assert told in refused.stderr
+    refused = install(user=4242, group=4242, extra_groups=[])
+    assert (refused.returncode, "needs root" in refused.stderr) == (1, True)
+    assert (tmp_path / "opt/agentix/theirs").exists()
+
+
+@pytest.mark.skipif(not FROM_WHEEL, reason="installs the wheel of .venv, which an editable environment has not made")
+def test_below_a_folder_again_and_removed(tmp_path):
+    local = tmp_path / "usr/local"
+    os.makedirs(local / "bin")
+    (local / "bin/theirs").touch()
+    for _ in range(2):
+        done = install("--root", str(tmp_path))
+        assert done.returncode == 0, done.stdout + done.stderr
+    assert run(local / "bin/agentctl", "--version").stdout.startswith("agentctl ")
+    assert run(local / "bin/agentd", "--version").stdout.startswith("agentd, version ")
+    page = local / "share/man/man8/agentd.8"
+    assert page.read_text() == (ROOT / "man/man8/agentd.8").read_text()
+    unit = (local / "lib/systemd/system/agentd.service").read_text()
+    started = next(line for line in unit.splitlines() if line.startswith("ExecStart="))
+    assert os.access(started.removeprefix("ExecStart="), os.X_OK)
+    assert started.startswith(f"ExecStart={tmp_path}/")
+    assert install("--root", str(tmp_path), "--remove").returncode == 0
+    left = [path for path in tmp_path.rglob("*") if not path.is_dir()]
+    assert left == [local / "bin/theirs"]
+
+
+def test_as_the_service_of_a_machine(guest):
+    first = install()
+    assert first.returncode == 0, first.stdout + first.stderr
+    assert run("systemctl", "is-active", "agentd").stdout == "active\n"
+    assert run("systemctl", "is-enabled", "agentd").stdout == "enabled\n"
+    assert "the system's" in run("/usr/local/bin/agentctl", "info").stdout
+    agent = run("/usr/local/bin/agentctl", "spawn", "--", "/bin/sleep", "600").stdout.strip()
+    again = install()
+    assert again.returncode == 0, again.stdout + again.stderr
+    assert "starting the kernel again" in again.stdout
+    assert run("/usr/local/bin/agentctl", "wait", agent, check=False).returncode == 143
+    run("/usr/local/bin/agentctl", "run", "--", "/bin/true")
+    assert install("--remove").returncode == 0
+    assert run("systemctl", "is-active", "agentd", check=False).stdout == "inactive\n"
+    for path in ("/opt/agentix", "/usr/local/bin/agentctl", "/usr/local/lib/systemd/system/agentd.service"):
+        assert not os.path.lexists(path)
+    assert os.path.isdir("/var/lib/agentix/journal")

@@ -5,7 +5,6 @@ import contextlib
 import errno
 import importlib
 import os
-import shlex
 import sys
 from collections.abc import Callable, Generator, Sequence
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, NoReturn
@@ -126,6 +125,8 @@ def _find() -> str | None:
 
 def _word(path: str) -> str:
     """A path as it is typed in a shell."""
+    import shlex
+
     from agentix.agentctl.format import printable
 
     return shlex.quote(printable(path))

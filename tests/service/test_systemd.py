@@ -49,6 +49,13 @@ def test_an_agent_out_of_memory_does_not_stop_it(service, tmp_path):
     assert (service.show("ActiveState"), service.pid) == ("active", pid)
 
 
+def test_a_reload_is_passed_on(service):
+    pid = service.pid
+    run("systemctl", "reload", service.unit)
+    until(lambda: service.entries("AGENTIX_STEP=reload"))
+    assert service.pid == pid
+
+
 def test_a_member_of_the_group_needs_no_root(service):
     ran = service.ctl("run", "--", "/bin/sh", "-c", "echo hello; exit 3", person=AS_MEMBER, check=False)
     assert (ran.stdout, ran.returncode) == ("hello\n", 3)

@@ -21,7 +21,7 @@ from harness.kernel import PrivateKernel, private_kernel
 from harness.report import Goal, Report, number
 
 AGENTS: Final = 10
-WARM_UP: Final = 2
+WARM_UP: Final = 1
 PEER: Final = "click"
 """Both commands are held against its import."""
 IMPORT_PEERS: Final = "json, socket, msgpack"
@@ -35,7 +35,7 @@ def measure(quick: bool) -> Report:
     with private_kernel() as kernel:
         for _ in range(AGENTS):
             kernel.spawn("exec", ["/bin/sleep", "infinity"])
-        times = _rounds(kernel, 10 if quick else 40)
+        times = _rounds(kernel, 6 if quick else 40)
     return _report(times)
 
 

@@ -3,8 +3,11 @@
 import errno
 import inspect
 import os
+import signal
 import socket
 import stat
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -13,7 +16,6 @@ import trio.testing
 from attrs import define, field
 
 from agentix import aio, libc
-from agentix.aio import connection
 from agentix_syscalls import calls, wire
 from agentix_syscalls.errors import CallError
 
@@ -112,6 +114,8 @@ def test_the_names_are_those_of_libc():
     for name in functions - same - {"sigprocmask"}:
         told, awaited = inspect.signature(getattr(libc, name)), inspect.signature(getattr(aio, name))
         assert list(told.parameters) == list(awaited.parameters)
+    assert inspect.signature(libc.open).return_annotation is int
+    assert inspect.signature(aio.getpid).return_annotation is int
 
 
 def abi_names():
@@ -359,12 +363,28 @@ def test_each_run_has_a_connection_of_its_own_and_closes_it(kernel):
         kernel.closed.get(timeout=10)
 
 
+def test_runs_in_other_threads(kernel):
+    """A run in a thread of its own has a connection of its own; nothing of it needs the main thread."""
+    both = threading.Barrier(2)
+
+    def pid(*_args):
+        both.wait(10)
+        return [5, 2]
+    kernel.on(libc.SYS_GETPID, pid)
+    with ThreadPoolExecutor(2) as pool:
+        assert list(pool.map(trio.run, [aio.getpid, aio.getppid])) == [5, 2]
+    assert kernel.accepted == 2
+
+
 def test_ctrl_c_interrupts_a_call(kernel):
     """Python's own handler raises in the main task, which waits: the call is cancelled like any other."""
-    kernel.on(libc.SYS_SIGWAIT, lambda *_args: os.kill(os.getpid(), 2))
+    def interrupt(*_args):
+        os.kill(os.getpid(), signal.SIGINT)
+        raise CallError(errno.ECANCELED, "SIGWAIT: cancelled")
+    kernel.on(libc.SYS_SIGWAIT, interrupt)
+    kernel.on(libc.SYS_CANCEL, None)
     with pytest.raises(KeyboardInterrupt):
         trio.run(aio.sigwait, [aio.SIGTERM])
-    assert connection._current is not None
 
 
 # --- signals ---------------------------------------------------------------------------------------------------------
@@ -418,10 +438,9 @@ async def test_a_receiver_that_is_cancelled_unblocks(peers, nursery):
 
 @pytest.mark.parametrize(("signals", "error", "match"), [
     (["KILL"], OSError, "SIGKILL cannot be caught"), (["TERM", "STOP"], OSError, "SIGSTOP cannot"),
-    (["POLICY"], OSError, "cannot"), ([], TypeError, "at least one"), ([15], TypeError, "Linux"),
+    (["POLICY"], OSError, "cannot"), ([], TypeError, "at least one"), ([signal.SIGTERM], TypeError, "Linux"),
 ])
 async def test_receivers_of_what_cannot_be_received(signals, error, match):
-    signals = [__import__("signal").SIGTERM if signal == 15 else signal for signal in signals]
     with pytest.raises(error, match=match):
         async with aio.open_signal_receiver(*signals):
             pass

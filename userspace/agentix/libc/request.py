@@ -38,6 +38,8 @@ if TYPE_CHECKING:
 
 def call(ask: Callable[P, Request[T]]) -> "Call[P, T]":
     """Make a function that asks and waits for the answer of one that says what to ask."""
+    ask.__annotations__["return"], = ask.__annotations__["return"].__args__  # help() shows what a caller gets
+
     @functools.wraps(ask)
     def asked(*args: P.args, **kwargs: P.kwargs) -> T:
         request = ask(*args, **kwargs)

@@ -1,24 +1,15 @@
 """A private kernel for one benchmark: booted below a folder of its own, shut down and cleared away after it."""
 
-import os
-import shutil
-import subprocess
-import sys
-import tempfile
 from collections.abc import Generator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import click
-import prctl
 from attrs import define
 
-from agentix.control import Client, NoKernelError, socket_path
-from agentix_syscalls.errors import CallError
-from harness.processes import wait_until
-
-BOOT_S = 30.0
-SHUTDOWN_S = 40.0
+from agentix import private
+from agentix.agentctl.cli import Failure
+from agentix.control import Client
 
 
 @define
@@ -60,60 +51,10 @@ class PrivateKernel:
 
 @contextmanager
 def private_kernel(config: str = "") -> Generator[PrivateKernel]:
-    """Boot a kernel with this agentd.toml. Raises ClickException with the end of its log when it does not come up."""
+    """Boot a kernel with this agentd.toml. Raises ClickException, its log on stderr, when it does not come up."""
     with ExitStack() as stack:
-        prefix = tempfile.mkdtemp(prefix="agentix-bench-")
-        stack.callback(_clear, prefix)
-        with open(f"{prefix}/agentd.toml", "w", encoding="utf-8") as file:
-            file.write(config)
-        daemon = stack.enter_context(_daemon(prefix))
-        client = stack.enter_context(_client(prefix, daemon))
-        yield PrivateKernel(prefix, daemon.pid, client)
-
-
-@contextmanager
-def _daemon(prefix: str) -> Generator["subprocess.Popen[bytes]"]:
-    argv = [f"{os.path.dirname(sys.executable)}/agentd", "--unlisted", "--prefix", prefix]
-    with open(f"{prefix}/agentd.log", "wb") as log, subprocess.Popen(
-            argv, stderr=log, stdin=subprocess.DEVNULL, start_new_session=True,
-            preexec_fn=lambda: prctl.set_pdeathsig(15)) as daemon:  # noqa: PLW1509 - there are no threads here
         try:
-            yield daemon
-        finally:
-            daemon.terminate()
-            try:
-                daemon.wait(SHUTDOWN_S)
-            except subprocess.TimeoutExpired:
-                daemon.kill()
-                raise
-
-
-@contextmanager
-def _client(prefix: str, daemon: "subprocess.Popen[bytes]") -> Generator[Client]:
-    found: list[Client] = []
-
-    def connected() -> bool:
-        if daemon.poll() is not None:
-            raise click.ClickException(f"agentd does not come up:\n{_tail(prefix)}")
-        with suppress(NoKernelError, CallError):
-            found.append(Client(socket_path(prefix)))
-        return bool(found)
-
-    wait_until(connected, "agentd answers on its control socket", BOOT_S)
-    with found[0]:
-        yield found[0]
-
-
-def _tail(prefix: str) -> str:
-    with open(f"{prefix}/agentd.log", encoding="utf-8", errors="replace") as file:
-        return "".join(file.readlines()[-10:])
-
-
-def _clear(prefix: str) -> None:
-    """Remove the folder, once nothing is mounted below it: a removal must never walk into a mount."""
-    with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as file:
-        mounts = [line.split()[4] for line in file]
-    for mount in mounts:
-        if mount.startswith(f"{prefix}/"):  # agentd was killed: the mount is dead, and our own
-            subprocess.run(["umount", "-l", mount], check=True)
-    shutil.rmtree(prefix)
+            kernel = stack.enter_context(private.private_kernel(config))
+        except Failure as failure:
+            raise click.ClickException(str(failure)) from None
+        yield PrivateKernel(str(kernel.prefix), kernel.client.kernel["pid"], kernel.client)

@@ -13,6 +13,7 @@ import trio
 import trio.testing
 from attrs import evolve
 
+from agentix_kernel.confine import zygotes
 from agentix_kernel.runtimes.interpreter import look
 from agentix_kernel.world import LaunchError, Readiness, Runtime
 
@@ -100,7 +101,7 @@ async def test_what_is_kept_no_more_ends_and_its_agents_live_on(lab):
     assert (await lab.run("print('default')")).text == "default\n"
 
 
-async def test_a_module_that_cannot_be_imported_is_said_with_its_own_error(lab, venv):
+async def test_a_module_that_cannot_be_imported_is_said_with_its_own_error(lab, venv, monkeypatch):
     (venv / PACKAGES / "broken.py").write_text("raise RuntimeError('no licence')")
     broken, missing = of(venv, preload=("broken",)), Runtime("missing", preload=("no_such_module",))
     lab.sandboxes.keep((broken, missing))
@@ -112,6 +113,9 @@ async def test_a_module_that_cannot_be_imported_is_said_with_its_own_error(lab, 
     with pytest.raises(LaunchError, match="missing: ModuleNotFoundError: No module named 'no_such_module'"):
         await lab.sandboxes.prepare(missing)
     (venv / PACKAGES / "broken.py").write_text("")
+    with pytest.raises(LaunchError, match="no licence"):
+        await lab.launch("pass", runtime=broken)  # not tried again at once, whoever asks
+    monkeypatch.setattr(zygotes, "RETRY_S", 0.0)
     assert (await lab.run("print('mended')", runtime=broken)).text == "mended\n"
     assert lab.sandboxes.readiness(broken).state == "ready"
 

@@ -209,10 +209,10 @@ def test_an_old_python_is_refused(folder, refused):
 
 def test_a_change_of_the_venv_is_seen(folder, venv):
     configured = read(folder, runtime_a=f"python = '{venv}'").runtimes["a"]
-    assert not configured.changed()
+    assert configured.changed() is None
     os.mkdir(venv / "lib" / f"python3.{sys.version_info.minor}" / "site-packages" / "new")
-    assert configured.changed()
-    assert not read(folder, runtime_b="preload = ['json']").runtimes["b"].changed()
+    assert configured.changed() == configured.interpreter.now()
+    assert read(folder, runtime_b="preload = ['json']").runtimes["b"].changed() is None
 
 
 def test_flags_go_before_the_profile(folder):

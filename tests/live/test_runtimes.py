@@ -182,6 +182,9 @@ def test_a_venv_that_changes_gets_a_new_zygote_and_one_that_goes_is_named(live, 
     refused = live.ctl("run", "--runtime", "moving", "--", "true", check=125).stderr
     assert f"runtimes/moving.toml: python: {venv}: no such interpreter or virtual environment" in refused
     assert refused.count("\n") == 1
+    assert live.ctl("run", "--runtime", "moving", "--", "true", check=125).stderr == refused
+    row = runtime(live, "moving")
+    assert (row["state"], "no such interpreter" in row["detail"]) == ("failed", True)
     assert {live.agent(agent)["state"] for agent in (first, second)} == {"running"}
     os.unlink(f"{live.prefix}/runtimes/moving.toml")
     live.ctl("reload", check=0)

@@ -118,6 +118,8 @@ class LinuxSandboxes:
 
     def keep(self, runtimes: tuple[Runtime, ...]) -> None:
         """See world.Sandboxes."""
+        if self._recent not in runtimes:
+            self._recent = OWN_RUNTIME
         self.ready.keep(tuple(map(self._profile, runtimes)))
 
     def readiness(self, runtime: Runtime) -> Readiness:

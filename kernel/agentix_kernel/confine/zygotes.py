@@ -3,6 +3,7 @@
 import errno
 import functools
 import importlib.util
+import math
 import os
 import signal
 import socket
@@ -23,6 +24,8 @@ ENVIRONMENT: Final = {"PATH": "/usr/local/bin:/usr/bin:/bin", "LANG": "C.UTF-8"}
 _STOP_S: Final = 2.0
 _START_DEADLINE_S: Final = 120.0
 """For its imports; large libraries take long on a cold disk."""
+RETRY_S: Final = 1.0
+"""For so long it is not tried again to make a zygote that could not be made."""
 
 
 @frozen
@@ -64,6 +67,8 @@ class Zygotes:
     _asking: trio.Lock = field(factory=trio.Lock)
     _making: dict[Profile, trio.Lock] = field(factory=dict[Profile, trio.Lock])
     """One for each profile: who waits for a slow import waits for that profile's."""
+    _faults: dict[Profile, tuple[float, LaunchError]] = field(factory=dict[Profile, tuple[float, LaunchError]])
+    """When it could not be made, and why."""
     lost: Callable[[], None] = field(default=lambda: None, kw_only=True)
     """Called when a zygote is gone."""
     _zygotes: dict[Profile, socket.socket] = field(factory=dict[Profile, socket.socket])
@@ -100,7 +105,7 @@ class Zygotes:
             return channel
         async with self._making.setdefault(profile, trio.Lock()):
             channel = self._zygotes.get(profile)
-            return channel if channel is not None else await self._make(profile)
+            return channel if channel is not None else await self._try_make(profile)
 
     def retire(self, kept: tuple[Profile, ...]) -> None:
         """End the zygotes of runtimes that are not kept; what they cloned lives on. Ours is always kept."""
@@ -108,6 +113,7 @@ class Zygotes:
             if profile not in kept and profile.runtime != OWN_RUNTIME:
                 self.forget(profile, channel)
                 self._making.pop(profile, None)
+        self._faults = {profile: fault for profile, fault in self._faults.items() if profile in kept}
 
     def forget(self, profile: Profile, channel: socket.socket) -> None:
         """That zygote does not answer any more."""
@@ -134,6 +140,18 @@ class Zygotes:
             await _ended(pidfd)
             os.close(pidfd)
             self._forget_spawner()
+
+    async def _try_make(self, profile: Profile) -> socket.socket:
+        """Once in a while: one that cannot start costs time that is on no agent's account."""
+        when, fault = self._faults.get(profile, (-math.inf, None))
+        if fault is not None and trio.current_time() < when + RETRY_S:
+            raise LaunchError(fault.number, fault.stage, fault.message)
+        self._faults.pop(profile, None)
+        try:
+            return await self._make(profile)
+        except LaunchError as error:
+            self._faults[profile] = trio.current_time(), error
+            raise
 
     async def _make(self, profile: Profile) -> socket.socket:
         ours, theirs = messages.pair()

@@ -72,8 +72,10 @@ class Configured:
     python: str | None
     interpreter: Interpreter | None
 
-    def changed(self) -> bool:
-        return self.interpreter is not None and self.interpreter.changed()
+    def changed(self) -> tuple[int, ...] | None:
+        """The stamp of its interpreter, if that has changed since it was looked at."""
+        now = self.interpreter.now() if self.interpreter is not None else None
+        return now if self.interpreter is not None and now != self.interpreter.stamp else None
 
 
 @frozen
@@ -94,6 +96,8 @@ class Settings:
     runtimes: dict[str, Configured] = field(factory=dict[str, Configured])
     profiles: dict[str, Profile] = field(factory=dict[str, Profile])
     serial: int = 0
+    faults: dict[str, tuple[tuple[int, ...], str]] = field(factory=dict[str, tuple[tuple[int, ...], str]])
+    """Of runtimes that have changed so that they cannot be used: the stamp, and what is wrong with it."""
 
     def close(self) -> None:
         for profile in self.profiles.values():

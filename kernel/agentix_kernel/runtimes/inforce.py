@@ -13,7 +13,7 @@ from agentix_kernel.config import ConfigError
 from agentix_kernel.kernel import Kernel
 from agentix_kernel.runtimes.files import Configured, Profile, Settings, load, renewed
 from agentix_kernel.runtimes.interpreter import own_version
-from agentix_kernel.world import DEFAULT_RUNTIME, OWN_RUNTIME, Bind, LaunchError, Runtime
+from agentix_kernel.world import DEFAULT_RUNTIME, OWN_RUNTIME, Bind, LaunchError, Readiness, Runtime
 from agentix_syscalls import records
 from agentix_syscalls.errors import CallError
 
@@ -63,21 +63,27 @@ async def current(kernel: Kernel, name: str) -> Runtime:
         configured = settings.runtimes.get(name)
         if configured is None:
             raise LaunchError(errno.ESTALE, "runtime", f"{name} is not configured any more")
-        if not configured.changed():
+        stamp = configured.changed()
+        if stamp is None:
             return configured.runtime
         async with kernel.reloading:
             if kernel.settings is settings and settings.runtimes[name] is configured:
-                await _renew(kernel, settings, configured)
+                await _renew(kernel, configured, stamp)
     return OWN_RUNTIME
 
 
-async def _renew(kernel: Kernel, settings: Settings, configured: Configured) -> None:
+async def _renew(kernel: Kernel, configured: Configured, stamp: tuple[int, ...]) -> None:
+    """Once for each change: an agent may ask again and again, and it is not on its account."""
+    settings, name = kernel.settings, configured.runtime.name
+    known, message = settings.faults.get(name, (None, ""))
+    if known == stamp:
+        raise LaunchError(errno.ESTALE, "runtime", message)
     settings.serial += 1
     try:
-        new = await trio.to_thread.run_sync(renewed, configured, settings.serial)
+        settings.runtimes[name] = await trio.to_thread.run_sync(renewed, configured, settings.serial)
     except ConfigError as error:
+        settings.faults[name] = stamp, str(error)
         raise LaunchError(errno.ESTALE, "runtime", str(error)) from error
-    settings.runtimes[configured.runtime.name] = new
     keep(kernel)
 
 
@@ -135,17 +141,25 @@ def runtimes(kernel: Kernel) -> list[dict[str, Any]]:
 
 def _runtime_row(kernel: Kernel, configured: Configured) -> dict[str, Any]:
     runtime, interpreter = configured.runtime, configured.interpreter
-    readiness = kernel.world.sandboxes.readiness(runtime)
-    state, detail = readiness.state, readiness.detail
-    if configured.changed():
-        state, detail = "changed", "its interpreter or packages have changed; the next spawn looks at them again"
+    readiness = _readiness(kernel, configured)
     return {
-        "name": runtime.name, "version": interpreter.version if interpreter else own_version(), "state": state,
-        "detail": detail, "pid": readiness.pid, "agents": _living(kernel, "runtime", runtime.name),
+        "name": runtime.name, "version": interpreter.version if interpreter else own_version(),
+        "state": readiness.state, "detail": readiness.detail, "pid": readiness.pid,
+        "agents": _living(kernel, "runtime", runtime.name),
         "preload": list(runtime.preload), "python": configured.python, "venv": runtime.venv,
         "binds": [{"target": target, "source": source} for source, target in runtime.binds],
         "environment": sorted(name for name, _ in runtime.env), "file": configured.file, "doc": configured.doc,
     }
+
+
+def _readiness(kernel: Kernel, configured: Configured) -> Readiness:
+    stamp = configured.changed()
+    if stamp is None:
+        return kernel.world.sandboxes.readiness(configured.runtime)
+    known, message = kernel.settings.faults.get(configured.runtime.name, (None, ""))
+    if known == stamp:
+        return Readiness("failed", 0, message)
+    return Readiness("changed", 0, "its interpreter or packages have changed; the next spawn looks at them again")
 
 
 def profiles(kernel: Kernel) -> list[dict[str, Any]]:

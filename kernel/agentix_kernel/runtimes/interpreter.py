@@ -37,8 +37,8 @@ _SO: Final = "and with it what runs as root; take it from them with chown -R roo
 
 @frozen
 class Interpreter:
-    """`venv`: the virtual environment's folder, or "". `watched`: files and folders that change with it; `stamp`: their
-    times when it was looked at.
+    """`venv`: the virtual environment's folder, or "". `watched`: files and folders that change with it; `stamp`: when
+    they last had changed (ctime) as it was looked at.
     """
 
     executable: str
@@ -48,9 +48,9 @@ class Interpreter:
     watched: tuple[str, ...]
     stamp: tuple[int, ...]
 
-    def changed(self) -> bool:
-        """A package was installed or removed since, or it is gone. Some stat calls: for every spawn."""
-        return _stamp(self.watched) != self.stamp
+    def now(self) -> tuple[int, ...]:
+        """Today's stamp: another when a package was installed or removed, or it is gone. A few stat calls."""
+        return _stamp(self.watched)
 
 
 def own_version() -> str:
@@ -151,7 +151,7 @@ def _ask(python: str, executable: str) -> tuple[str, str, str, list[str]]:
 def _stamp(paths: tuple[str, ...]) -> tuple[int, ...]:
     def changed_ns(path: str) -> int:
         try:
-            return os.stat(path).st_mtime_ns
+            return os.stat(path).st_ctime_ns
         except OSError:
             return -1
     return tuple(map(changed_ns, paths))

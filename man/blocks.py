@@ -19,7 +19,7 @@ from agentix_kernel.journal import format as journal_format
 from agentix_kernel.layers import table
 from agentix_kernel.layers.verify import CHECKS
 from agentix_kernel.runtimes import files
-from agentix_syscalls import calls, capabilities, control, errors, records, signals
+from agentix_syscalls import calls, capabilities, control, errors, events, records, signals
 from agentix_syscalls.tables import Arg
 
 BLOCKS: Final[dict[str, Callable[..., list[str]]]] = {}
@@ -313,6 +313,14 @@ def _kind(kind: records.Kind) -> list[str]:
     traits = ["durable before it is acknowledged"] if kind.durable else []
     traits += [] if kind.flight else ["its data may go after a checkpoint"]
     return [sentence(kind.doc), f"Data: {', '.join(kind.fields)}.", *(sentence(trait) for trait in traits)]
+
+
+@block
+def events_() -> list[str]:
+    """Every event: what it means, its fields, the record that it is."""
+    return items([(f"Cm {event.name}", "\n".join((
+        sentence(event.doc), f"Fields: {', '.join(event.fields)}.",
+        f"Record: {records.BY_NUMBER[event.kind].name}."))) for event in events.EVENTS])
 
 
 @block

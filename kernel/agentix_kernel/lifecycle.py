@@ -54,7 +54,7 @@ async def _spawn(kernel: Kernel, command: Command, limits: Limits, policy: Polic
     except LaunchError as error:
         _unmake(kernel, process)
         kernel.record(records.SPAWN, process, phase=records.OUTCOME, verdict=records.FAILED,
-                      correlation=correlation, data=(*_told(process)[:4], (error.stage, error.message)))
+                      correlation=correlation, data=(*_told(process), f"{error.stage}: {error.message}"))
         kernel.flush()
         raise _explain(error, command) from error
     except BaseException:

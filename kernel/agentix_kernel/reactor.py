@@ -351,7 +351,10 @@ class Reactor:
             os.close(reader)
             return False
         if process.log is not None:
-            process.log.append(stream or STDOUT, data, self.kernel.world.clock.wall_ns())
+            full = process.log.append(stream or STDOUT, data, self.kernel.world.clock.wall_ns())
+            if full:
+                self.kernel.record(records.LIMIT, process, verdict=records.FAILED,
+                                   data=("log", "the disk is full: output of it is lost, and it runs on"))
         return True
 
 

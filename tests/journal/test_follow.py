@@ -19,7 +19,7 @@ def test_published_records_come_and_others_do_not():
     journal, _ = open_sim(SimDisk())
     step(journal, 0)
     journal.publish()
-    with journal.follow() as all_of_them, journal.follow(agent=2) as of_two:
+    with journal.follow() as all_of_them, journal.follow(wanted=lambda record: record.agent == 2) as of_two:
         step(journal, 1)
         assert drain(all_of_them) == []
         step(journal, 2, agent=2)

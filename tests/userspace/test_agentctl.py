@@ -42,7 +42,7 @@ def fail(number, message="no", **more):
 def agent_that(operator, *frames, **ended):
     """A kernel in which the next agent spawned writes `frames` and then ends so."""
     operator.on("spawn", {"id": 7, "life": 1, "name": "scout", "uid": 70007})
-    operator.on("logs", lambda *_args: (list(frame) for frame in frames))
+    operator.on("logs", lambda *_args: ([*frame, 0] for frame in frames))
     operator.on("wait", {**ENDED, **ended})
     operator.on("signal", [7])
     operator.on("rm", 7)
@@ -145,7 +145,8 @@ def test_a_large_script_with_a_bind_arrives_whole(operator, tmp_path):
     ["run", "--mode", "lax", "x"], ["run", "--env", "NOT_A_VARIABLE_HERE", "x"], ["run", "--nope", "x"], ["kill"],
     ["kill", "-8", "7"], ["kill", "-NOPE", "7"], ["nope"], ["logs"], ["logs", "--tail", "-1", "7"],
     ["ps", "--filter", "state=runing"], ["ps", "--filter", "size=3"], ["ps", "--filter", "state"],
-    ["ps", "--format", "id,nome"], ["ps", "--json", "-q"],
+    ["ps", "--format", "id,nome"], ["ps", "--json", "-q"], ["events", "--filter", "event=birth"],
+    ["events", "--filter", "name=x"], ["trace", "--since", "yesterday"],
 ])
 def test_a_wrong_command_line_is_one_line_and_2(operator, words):
     result = operator.run(*words)
@@ -236,11 +237,50 @@ def test_wait(operator):
 
 
 def test_logs(operator):
-    operator.on("logs", lambda *_args: ([n, b"%d\n" % n] for n in (1, 2, 1)))
+    operator.on("logs", lambda *_args: ([n, b"%d\n" % n, 0] for n in (1, 2, 1)))
     result = operator.run("logs", "-f", "--tail", "3", "scout")
-    assert (result.stdout, result.stderr, operator.calls("logs")) == ("1\n1\n", "2\n", [("scout", True, 3)])
+    asked = operator.calls("logs")
+    assert (result.stdout, result.stderr, asked) == ("1\n1\n", "2\n", [("scout", True, 3, None, None)])
     operator.on("logs", fail(errno.ESRCH, "no such agent"))
     assert operator.run("logs", "9").exit_code == 1
+
+
+PIECES = {7: [[1, b"one\ntw", 10**9], [2, b"bad\n", 2 * 10**9], [1, b"o\nend", 3 * 10**9]],
+          8: [[1, b"\xff\n", 15 * 10**8], [0, b"5 bytes were lost", 4 * 10**9]]}
+
+
+def pieces(agent, *_asked):
+    if agent not in PIECES:
+        fail(errno.ESRCH, f"agent {agent}: no such agent")()
+    yield from PIECES[agent]
+
+
+def test_logs_with_marks_are_whole_lines(operator):
+    operator.on("logs", pieces)
+    result = operator.run("logs", "-t", "--streams", "7")
+    assert result.stdout.splitlines() == [
+        "1970-01-01T00:00:01.000000Z out one", "1970-01-01T00:00:01.000000Z out two",
+        "1970-01-01T00:00:03.000000Z out end"]
+    assert result.stderr == "1970-01-01T00:00:02.000000Z err bad\n"
+
+
+@pytest.mark.parametrize("words", [[], ["-f"]])
+def test_logs_of_several(operator, words):
+    operator.on("logs", pieces)
+    result = operator.run("logs", *words, "7", "8", "9")
+    lines = [b"7 | one", b"8 | \xff", b"7 | two", b"7 | end"]
+    assert sorted(result.stdout_bytes.splitlines()) == sorted(lines)
+    if not words:
+        assert result.stdout_bytes.splitlines() == lines
+    assert sorted(result.stderr.splitlines()) == [
+        "7 | bad", "agentctl: 8: 5 bytes were lost", "agentctl: agent 9: no such agent"]
+    assert result.exit_code == 1
+
+
+def test_a_line_without_an_end_is_not_held_for_ever(operator):
+    operator.on("logs", lambda *_args: ([1, b"x" * 50_000, 0] for _ in range(4)))
+    result = operator.run("logs", "--streams", "7")
+    assert [len(line) for line in result.stdout.splitlines()] == [4 + 65536] * 3 + [4 + 200_000 - 3 * 65536]
 
 
 def test_rm(operator):
@@ -264,12 +304,27 @@ def test_trace(operator, monkeypatch):
         "00:00:00.000000     12 7.1     denial        denied enforcer=seccomp call=socket "
         'message="not \\x1b[31mallowed" rule=no-net')
     assert "kernel  boot" in result.stdout
-    assert operator.calls("trace") == [("scout", False, 5)]
+    assert operator.calls("trace") == [(("scout",), False, 5, None, None)]
     operator.on("trace", lambda *_args: (record for record in [RECORD, {"missed": 3, "first_seq": 13, "last_seq": 15}]))
     assert operator.run("trace", "-f").stdout.splitlines()[1] == "3 records (13 to 15) missed: they came too fast"
     first, missed = (json.loads(line) for line in operator.run("trace", "--json").stdout.splitlines())
     assert missed["missed"] == 3
     assert first == RECORD
+
+
+def test_events(operator):
+    operator.on("trace", lambda *_args: (row for row in [
+        {"seq": 1, "wall_ns": 5_000_000, "event": "denial", "agent": 7, "name": "scout", "life": 1, "rule": "r 1",
+         "data": {"call": "OPEN", "message": "\x1b]0;x", "object": ""}},
+        {"seq": 2, "wall_ns": 1, "event": "boot", "agent": 0, "name": "", "life": 0, "rule": "", "data": {"boot": 3}},
+        {"missed": 3, "first_seq": 13, "last_seq": 15}]))
+    result = operator.run("events", "--filter", "agent=scout", "--filter", "event=denial", "--filter", "agent=8")
+    denial, boot, missed = result.stdout.splitlines()
+    assert denial.endswith('.005     7 scout            denial       call=OPEN message=\\x1b]0;x rule="r 1"')
+    assert boot.endswith("    - kernel           boot         boot=3")
+    assert "missed" in missed
+    assert operator.calls("trace") == [(("scout", 8), False, None, None, None, ("denial",))]
+    control.BY_NAME["trace"].parse(operator.calls("trace")[0])
 
 
 def test_inspect_and_info(operator):
@@ -409,7 +464,7 @@ assert sys.argv[1] == "--prefix" and sys.argv[3:] == ["--foreground", "--unliste
 fake = FakeKernel(Path(sys.argv[2]) / "run/control.sock")
 done = threading.Event()
 for name, answer in (("spawn", {{"id": 7, "name": "scout"}}), ("wait", {ended!r}),
-                     ("logs", lambda *a: ([1, b"hi\\n"] for _ in "x")), ("shutdown", lambda why: done.set()),
+                     ("logs", lambda *a: ([1, b"hi\\n", 0] for _ in "x")), ("shutdown", lambda why: done.set()),
                      ("hello", {{}})):
     fake.on(BY_NAME[name].number, answer)
 done.wait(30)
@@ -452,11 +507,11 @@ class Interrupted:
         operator.on("signal", lambda agent, *_rest: self.got.release() or [agent])
 
     def logs(self, *_args):
-        yield [1, b"begun\n"]
+        yield [1, b"begun\n", 0]
         for _ in range(self.times):
             os.kill(os.getpid(), self.number)
             assert self.got.acquire(timeout=10)
-        yield [1, b"ended\n"]
+        yield [1, b"ended\n", 0]
 
 
 @pytest.mark.parametrize(("number", "times", "sent"), [
@@ -474,7 +529,7 @@ def test_ctrl_c_goes_to_the_agent(operator, script, number, times, sent):
 
 
 def test_a_closed_pipe_and_ctrl_c_are_quiet(operator):
-    operator.on("logs", lambda *_args: ([1, b"x" * 65536] for _ in range(50)))
+    operator.on("logs", lambda *_args: ([1, b"x" * 65536, 0] for _ in range(50)))
     reading, writing = os.pipe()
     os.close(reading)
     ended = subprocess.run([sys.executable, "-m", "agentix.agentctl", "logs", "7"], stdout=writing,
@@ -498,7 +553,7 @@ def test_ctrl_c_is_quiet(operator):
     gate = threading.Event()
 
     def logs(*_args):
-        yield [1, b"begun\n"]
+        yield [1, b"begun\n", 0]
         gate.wait(10)
     operator.on("logs", logs)
     with subprocess.Popen([sys.executable, "-m", "agentix.agentctl", "logs", "-f", "7"], stdout=subprocess.PIPE,

@@ -4,6 +4,7 @@ import os
 import pty
 import subprocess
 import sys
+import time
 
 import click
 import pytest
@@ -36,6 +37,27 @@ def test_durations_are_read(word, seconds):
 def test_what_is_not_a_duration(word):
     with pytest.raises(click.BadParameter):
         show.read_duration(word)
+
+
+@pytest.mark.parametrize(("word", "wall_ns"), [
+    ("2026-11-21T18:00:00Z", 1_795_284_000_000_000_000), ("2026-11-21t18:00:00.25+01:00", 1_795_280_400_250_000_000),
+    ("1970-01-01", 0),
+])
+def test_times_are_read(word, wall_ns, monkeypatch):
+    monkeypatch.setenv("TZ", "UTC")
+    time.tzset()
+    assert show.read_moment(word) == wall_ns
+
+
+def test_a_duration_is_so_long_ago():
+    before = time.time_ns()
+    assert before - 300 * 10**9 <= show.read_moment("5m") <= time.time_ns() - 300 * 10**9
+
+
+@pytest.mark.parametrize("word", ["", "yesterday", "2026-13-01", "18:00", "9" * 40])
+def test_what_is_not_a_time(word):
+    with pytest.raises(click.BadParameter):
+        show.read_moment(word)
 
 
 @pytest.mark.parametrize(("count", "word"), [

@@ -1,17 +1,19 @@
 """Flight records as operators and proc files get them."""
 
-from collections.abc import AsyncGenerator
+import time
+from collections.abc import AsyncGenerator, Callable
 from itertools import islice
 from typing import Any, Final
 
 import trio
+from attrs import frozen
 
 from agentix_kernel.journal import read
-from agentix_kernel.journal.follow import Missed
+from agentix_kernel.journal.follow import Follower, Missed
 from agentix_kernel.journal.format import name_of
 from agentix_kernel.journal.journal import Journal
 from agentix_kernel.journal.read import Record
-from agentix_syscalls import records
+from agentix_syscalls import events, records
 
 PIECE: Final = 1000
 
@@ -40,39 +42,94 @@ def last(journal: Journal, count: int, agent: int) -> list[Record]:
     return read.tail(journal.disk, journal.key, count, agent=agent, segments=1)
 
 
-async def _old(journal: Journal, agent: int | None, tail: int | None) -> AsyncGenerator[Record]:
+@frozen
+class Wanted:
+    """Which records are asked for: each part that is not None must hold. `events`: those that are events of these
+    names, of any name for none. Called with a record it says whether that is one.
+    """
+
+    agents: frozenset[int] | None = None
+    since_ns: int | None = None
+    until_ns: int | None = None
+    events: frozenset[str] | None = None
+
+    @property
+    def kinds(self) -> frozenset[int] | None:
+        return None if self.events is None else events.KINDS
+
+    def __call__(self, record: Record) -> bool:
+        if self.agents is not None and record.agent not in self.agents:
+            return False
+        if self.since_ns is not None and record.wall_ns < self.since_ns:
+            return False
+        if self.until_ns is not None and record.wall_ns > self.until_ns:
+            return False
+        if self.events is None:
+            return True
+        event = _event(record)
+        return event is not None and (not self.events or event.name in self.events)
+
+    @property
+    def agent(self) -> int | None:
+        """The one agent that is asked for, if it is one: reading knows to skip the others early."""
+        return next(iter(self.agents)) if self.agents is not None and len(self.agents) == 1 else None
+
+
+def _event(record: Record) -> events.Event | None:
+    known = record.kind in events.KINDS
+    return events.find(record.kind, record.phase, record.verdict, record.fields()) if known else None
+
+
+def event_row(record: Record, name: str) -> dict[str, Any]:
+    """A record that is an event, as `agentctl events --json` prints it. `name`: the agent's, if it still has one."""
+    event = _event(record)
+    assert event is not None
+    fields = record.fields()
+    return {"seq": record.seq, "wall_ns": record.wall_ns, "event": event.name, "agent": record.agent, "name": name,
+            "life": record.life, "rule": record.rule, "data": {field: fields.get(field) for field in event.fields}}
+
+
+async def _old(journal: Journal, wanted: Wanted, tail: int | None) -> AsyncGenerator[Record]:
     """What is in the journal, read in a thread, some at a time."""
     disk, key = journal.disk, journal.key
     if tail is not None:
-        last_records: list[Record] = await trio.to_thread.run_sync(lambda: read.tail(disk, key, tail, agent=agent))
+        last_records: list[Record] = await trio.to_thread.run_sync(
+            lambda: read.tail(disk, key, tail, agent=wanted.agent, kinds=wanted.kinds, wanted=wanted))
         for record in last_records:
             yield record
         return
-    records_from_the_start = read.read(disk, key, agent=agent)
-    while some := await trio.to_thread.run_sync(lambda: list(islice(records_from_the_start, PIECE))):
+    matching = filter(wanted, read.read(disk, key, agent=wanted.agent, kinds=wanted.kinds))
+    while some := await trio.to_thread.run_sync(lambda: list(islice(matching, PIECE))):
         for record in some:
             yield record
 
 
-async def stream(journal: Journal, *, agent: int | None, follow: bool,
+async def stream(journal: Journal, show: Callable[[Record], dict[str, Any]], wanted: Wanted, *, follow: bool,
                  tail: int | None) -> AsyncGenerator[dict[str, Any]]:
     """Old records, then (`follow`) new ones as they are published; what was too fast for the reader is said."""
-    follower = journal.follow(agent=agent)
+    follower = journal.follow(wanted=wanted)
     try:
         seen = 0
-        async for record in _old(journal, agent, tail):
+        async for record in _old(journal, wanted, tail):
             seen = record.seq
-            yield row(record)
+            yield show(record)
         while follow:
-            new = await follower.next()
+            new = await _next(follower, wanted.until_ns)
             if new is None:
                 return
             if isinstance(new, Missed):
                 yield {"missed": new.count, "first_seq": new.first_seq, "last_seq": new.last_seq}
             elif new.seq > seen:
-                yield row(new)
+                yield show(new)
     finally:
         follower.close()
+
+
+async def _next(follower: Follower, until_ns: int | None) -> Record | Missed | None:
+    """None when no more can come."""
+    with trio.move_on_after(float("inf") if until_ns is None else max(until_ns - time.time_ns(), 0) / 1e9):
+        return await follower.next()
+    return None
 
 
 def verify(journal: Journal) -> dict[str, Any]:

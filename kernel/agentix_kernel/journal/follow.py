@@ -25,9 +25,10 @@ class Follower:
     One task reads it. Made by Journal.follow; usable as a context manager.
     """
 
-    def __init__(self, unsubscribe: "Callable[[Follower], None]", *, agent: int | None, limit: int) -> None:
+    def __init__(self, unsubscribe: "Callable[[Follower], None]", *, wanted: Callable[[Record], bool] | None,
+                 limit: int) -> None:
         self._unsubscribe: Callable[[Follower], None] | None = unsubscribe
-        self._agent = agent
+        self._wanted = wanted
         self._limit = limit
         self._queue: deque[Record] = deque()
         self._missed: Missed | None = None
@@ -35,7 +36,7 @@ class Follower:
 
     def offer(self, record: Record) -> None:
         """By the journal, for every record it published."""
-        if self._agent is not None and record.agent != self._agent:
+        if self._wanted is not None and not self._wanted(record):
             return
         missed = self._missed
         # Once something is missing, all that follows is, until the reader has heard of it: notices stay in order.

@@ -17,7 +17,7 @@ from agentix_kernel.journal.errors import JournalError, JournalFailed, JournalLo
 from agentix_kernel.journal.follow import Follower
 from agentix_kernel.journal.key import LINK_BYTES, Key, open_key
 from agentix_kernel.journal.prepare import Preparer
-from agentix_kernel.journal.read import decode
+from agentix_kernel.journal.read import Record, decode
 from agentix_kernel.journal.recover import Opened, recover, write_all
 from agentix_kernel.journal.walk import Cursor
 from agentix_kernel.world import Clock, Disk, File
@@ -200,9 +200,11 @@ class Journal:
 
     # --- reading along -------------------------------------------------------------------------------------------
 
-    def follow(self, *, agent: int | None = None, limit: int = 4096) -> Follower:
-        """Subscribe to records from now on, each after it was published. To be closed by the subscriber."""
-        follower = Follower(self._followers.remove, agent=agent, limit=limit)
+    def follow(self, *, wanted: Callable[[Record], bool] | None = None, limit: int = 4096) -> Follower:
+        """Subscribe to records from now on, each after it was published; to those that are `wanted`, if that is given.
+        To be closed by the subscriber.
+        """
+        follower = Follower(self._followers.remove, wanted=wanted, limit=limit)
         self._followers.append(follower)
         return follower
 

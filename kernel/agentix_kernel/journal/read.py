@@ -1,7 +1,7 @@
 """Reading the journal, also while a kernel appends to it: only whole groups that follow each other are seen."""
 
 import errno
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import Any
 
 from attrs import frozen
@@ -73,8 +73,8 @@ def read(disk: Disk, key: Key, *, start_seq: int = 0, agent: int | None = None,
 
 
 def tail(disk: Disk, key: Key, count: int, *, agent: int | None = None, kinds: Collection[int] | None = None,
-         segments: int | None = None) -> list[Record]:
-    """The last `count` records that match, oldest first. Raises as `read` does.
+         wanted: Callable[[Record], bool] | None = None, segments: int | None = None) -> list[Record]:
+    """The last `count` records that match and that are `wanted`, oldest first. Raises as `read` does.
 
     Reads segments from the last one back until it has them; at most `segments` of them.
     """
@@ -86,7 +86,7 @@ def tail(disk: Disk, key: Key, count: int, *, agent: int | None = None, kinds: C
         whole = list(walk.chain(walk.load(disk, number, cursor.offset), key, cursor))
         walk.check_end(disk, key, cursor)
         while whole and len(found) < count:
-            found.extend(reversed(_decode(disk, *whole.pop(), agent, kinds)))
+            found.extend(filter(wanted, reversed(_decode(disk, *whole.pop(), agent, kinds))))
         if len(found) >= count:
             break
     return found[:count][::-1]

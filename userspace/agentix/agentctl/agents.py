@@ -1,7 +1,6 @@
 """Verbs about agents: wait, logs, rm, inspect, verify."""
 
 import errno
-import sys
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -18,6 +17,7 @@ from agentix.agentctl.cli import (
     complain,
     explain,
     json_option,
+    period,
     read_agent,
     verb,
 )
@@ -54,17 +54,25 @@ def wait(which: Which, agents: tuple[int | str, ...], *, timeout: float | None, 
 @verb(examples=(
     ("agentctl logs scout 2>/dev/null", "what it wrote to stdout"),
     ("agentctl logs -f --tail 20 7", "the last 20 lines, then what comes"),
+    ("agentctl logs -t --since 5m scout", "the last five minutes, with the time of each line"),
+    ("agentctl logs -f web-1 web-2", "of two agents, each line with its agent before it"),
 ))
-@click.option("-f", "--follow", is_flag=True, help="Go on until the agent ends.")
-@click.option("--tail", type=click.IntRange(min=0), metavar="N", help="Only the last N lines.")
-@click.argument("agent", type=read_agent)
-def logs(which: Which, agent: int | str, *, follow: bool, tail: int | None) -> None:
-    """Show an agent's output: its stdout here on stdout, its stderr on stderr, byte for byte."""
-    streams = {1: sys.stdout.buffer, 2: sys.stderr.buffer}
-    with which.connect() as client:
-        for number, data in client.stream("logs", agent, follow, tail):
-            streams[number].write(data)
-            streams[number].flush()
+@click.option("-f", "--follow", is_flag=True, help="Go on until the agents end.")
+@click.option("--tail", type=click.IntRange(min=0), metavar="N", help="Only the last N lines of each.")
+@period
+@click.option("-t", "--timestamps", is_flag=True, help="The time (UTC) before each line.")
+@click.option("--streams", is_flag=True, help="Before each line where it came from: out or err.")
+@click.argument("agents", metavar="AGENT...", type=read_agent, nargs=-1, required=True)
+def logs(which: Which, agents: tuple[int | str, ...], *, follow: bool, tail: int | None, since_ns: int | None,
+         until_ns: int | None, timestamps: bool, streams: bool) -> int:
+    """Show agents' output: their stdout here on stdout, their stderr on stderr.
+
+    Of one agent without marks it comes byte for byte; with marks, or of several, line by line.
+    """
+    from agentix.agentctl import output
+
+    return output.copy(which, agents, output.Asked(follow, tail, since_ns, until_ns),
+                       output.Marks(timestamps=timestamps, streams=streams))
 
 
 @verb(examples=(

@@ -59,9 +59,10 @@ VERBS: Final = {
     "stop": Entry("signalling", "freeze agents (SIGSTOP)"),
     "cont": Entry("signalling", "continue stopped agents (SIGCONT)"),
     "wait": Entry("agents", "wait for agents to end"),
-    "logs": Entry("agents", "show an agent's output"),
+    "logs": Entry("agents", "show agents' output"),
     "rm": Entry("agents", "remove dead agents with their files"),
     "trace": Entry("record", "show the flight record"),
+    "events": Entry("record", "show what happens: starts, ends, signals, denials"),
     "inspect": Entry("agents", "show all that the kernel knows of agents"),
     "verify": Entry("agents", "check what really confines agents"),
     "doctor": Entry("kernel", "check what this machine can enforce"),
@@ -197,6 +198,20 @@ def verb(*, examples: Sequence[tuple[str, str]], failure: int = FAILED, cls: typ
         named = name or function.__name__
         return click.command(named, cls=cls, examples=examples, failure=failure)(click.pass_obj(function))
     return make
+
+
+def _when(name: str, what: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    from agentix.agentctl.format import read_moment
+
+    return click.option(f"--{name}", f"{name}_ns", type=read_moment, metavar="TIME",
+                        help=f"Only what came {what} TIME: 5m (ago), or as in 2026-11-21T18:00:00Z.")
+
+
+def period(command: Callable[..., Any]) -> Callable[..., Any]:
+    """--since and --until: `since_ns` and `until_ns`, wall times or None."""
+    for decorate in (_when("until", "up to"), _when("since", "after")):
+        command = decorate(command)
+    return command
 
 
 json_option: Final = click.option("--json", "as_json", is_flag=True, help="Print JSON.")

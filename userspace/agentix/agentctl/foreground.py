@@ -3,7 +3,6 @@
 import contextlib
 import errno
 import signal
-import sys
 import time
 from collections.abc import Callable, Iterable
 from types import FrameType
@@ -145,10 +144,11 @@ def show(which: Which, agent: int, keyboard: Keyboard, tail: int | None) -> bool
 
 
 def _copy(client: Client, agent: int, tail: int | None) -> None:
-    streams = {1: sys.stdout.buffer, 2: sys.stderr.buffer}
-    for number, data in client.stream("logs", agent, True, tail):
-        streams[number].write(data)
-        streams[number].flush()
+    from agentix.agentctl.output import Marks, Writer
+
+    writer = Writer(str(agent), Marks())
+    for item in client.stream("logs", agent, True, tail):
+        writer.feed(*item)
 
 
 def tell(ended: dict[str, Any], *, interrupted: bool = False) -> None:

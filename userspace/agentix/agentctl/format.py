@@ -194,6 +194,21 @@ def read_size(word: str) -> int:
     return int(float(found[1]) * 1024 ** power)
 
 
+def read_moment(word: str) -> int:
+    """Wall time in ns of an RFC 3339 time (local without a zone; a date alone is its midnight) or of a duration ago.
+
+    Raises BadParameter.
+    """
+    if _DURATION.match(word):
+        return time.time_ns() - int(read_duration(word) * 1e9)
+    from datetime import datetime
+
+    try:
+        return max(int(datetime.fromisoformat(word.upper()).timestamp() * 1e6) * 1000, 0)
+    except (ValueError, OverflowError):
+        raise click.BadParameter(f"{word!r} is not a time: 5m (ago), or as in 2026-11-21T18:00:00Z.") from None
+
+
 def read_duration(word: str) -> float:
     """Seconds of a plain number, or of one with ms, s, m, h or d. Raises BadParameter."""
     found = _DURATION.match(word)

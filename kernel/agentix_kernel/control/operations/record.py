@@ -1,11 +1,17 @@
 """What was written down: agents' output, the flight record, its chain."""
 
+import errno
+import time
 from collections.abc import AsyncGenerator
 from typing import TYPE_CHECKING, Any, Final
 
 import trio
 
 from agentix_kernel.control import flight
+from agentix_kernel.journal.read import Record
+from agentix_kernel.logs import LOST, AgentLog, Piece, Reader
+from agentix_syscalls import events
+from agentix_syscalls.errors import CallError
 
 if TYPE_CHECKING:
     from agentix_kernel.control.server import Client
@@ -13,51 +19,89 @@ if TYPE_CHECKING:
 LOG_PIECE_BYTES: Final = 256 * 1024
 
 
-async def logs(client: "Client", target: Any, follow: bool, tail_lines: int | None) -> AsyncGenerator[list[Any]]:
-    """Pieces in order; a rotation while following starts again at the new file's beginning."""
+async def logs(client: "Client", target: Any, follow: bool, tail_lines: int | None, since_ns: int | None,
+               until_ns: int | None) -> AsyncGenerator[list[Any]]:
+    """Pieces in order. A slow reader holds up nobody: what was rotated away before it came there is told as missing."""
     log = client.kernel.table.find(target).log
     if log is None:
         return
-    sent, rotations = 0, log.rotations
-    start = _tail_start(log.read_at(0, log.size()), tail_lines) if tail_lines is not None else 0
+    begin = 0
+    if tail_lines is not None:
+        begin = log.last_lines(tail_lines, log.end if until_ns is None else await _end_before(log, until_ns))
+    stop, reader = log.end, Reader(log)
     while True:
-        ended = log.ended
-        if log.rotations != rotations:
-            sent, start, rotations = 0, 0, log.rotations
-        pieces = log.pieces()
-        for _, stream, offset, length in pieces[sent:]:
-            begin = max(offset, start)
-            while begin < offset + length:
-                data = log.read_at(begin, min(LOG_PIECE_BYTES, offset + length - begin))
-                if not data:
-                    break
-                begin += len(data)
-                yield [stream, data]
-        sent = len(pieces)
-        if not follow or ended:
+        missed, pieces = reader.next()
+        if missed:
+            yield [LOST, b"%d bytes were dropped by rotation before they could be shown" % missed, time.time_ns()]
+        for piece in pieces:
+            if (since_ns or 0) <= piece.wall_ns <= (until_ns or piece.wall_ns):
+                async for shown in _shown(log, piece, begin):
+                    yield shown
+        if not follow and (not pieces or pieces[-1].begin >= stop):
+            break
+        if not pieces and (log.ended or not await _grown(log, until_ns)):
+            break
+    if log.lost:
+        yield [LOST, b"%d bytes were lost: the disk is full" % log.lost, time.time_ns()]
+
+
+async def _grown(log: AgentLog, until_ns: int | None) -> bool:
+    """Wait for more; False when the time is over."""
+    with trio.move_on_after(float("inf") if until_ns is None else max(until_ns - time.time_ns(), 0) / 1e9) as waiting:
+        await log.grown.park()
+    return not waiting.cancelled_caught
+
+
+async def _shown(log: AgentLog, piece: Piece, begin: int) -> AsyncGenerator[list[Any]]:
+    """What is to be sent of a piece: that behind `begin`."""
+    at, end = max(piece.begin, begin), piece.begin + piece.length
+    if piece.stream == LOST:
+        if piece.begin >= begin:
+            yield [LOST, b"%d bytes were lost: the disk was full" % piece.length, piece.wall_ns]
+        return
+    while at < end:
+        data = log.read(at, min(LOG_PIECE_BYTES, end - at))
+        if not data:
+            yield [LOST, b"%d bytes were dropped by rotation before they could be shown" % (end - at), piece.wall_ns]
             return
-        if log.rotations == rotations and len(log.pieces()) == sent and not log.ended:
-            await log.grown.park()
+        at += len(data)
+        yield [piece.stream, data, piece.wall_ns]
 
 
-def _tail_start(data: bytes, lines: int) -> int:
-    """Where the last so many lines begin."""
-    at = len(data)
-    if data.endswith(b"\n"):
-        at -= 1
-    for _ in range(lines):
-        at = data.rfind(b"\n", 0, at)
-        if at < 0:
-            return 0
-    return at + 1 if lines else len(data)
+async def _end_before(log: AgentLog, until_ns: int) -> int:
+    """The place of the first piece that came later."""
+    reader = Reader(log)
+    while pieces := reader.next()[1]:
+        for piece in pieces:
+            if piece.wall_ns > until_ns:
+                return piece.begin
+        await trio.lowlevel.checkpoint()
+    return log.end
 
 
-def trace(client: "Client", target: Any, follow: bool, tail: int | None) -> AsyncGenerator[dict[str, Any]]:
+def trace(client: "Client", target: Any, follow: bool, tail: int | None, since_ns: int | None, until_ns: int | None,
+          names: tuple[str, ...] | None) -> AsyncGenerator[dict[str, Any]]:
     kernel = client.kernel
-    # By its id also a removed agent is asked for: its record stays.
-    known = target is None or (type(target) is int and 0 < target <= kernel.registry.last_id)
-    agent = target if known else kernel.table.find(target).id
-    return flight.stream(kernel.journal, agent=agent, follow=follow, tail=tail)
+    unknown = [name for name in names or () if name not in events.BY_NAME]
+    if unknown:
+        raise CallError(errno.EINVAL, f"trace: no event is called {unknown[0][:80]!r}",
+                        remedy=f"events: {', '.join(events.BY_NAME)}")
+    targets = target if type(target) in {list, tuple} else () if target is None else (target,)
+    agents = frozenset(_recorded(client, one) for one in targets) or None
+    wanted = flight.Wanted(agents, since_ns, until_ns, None if names is None else frozenset(names))
+
+    def told(record: Record) -> dict[str, Any]:
+        process = kernel.table.by_id.get(record.agent)
+        return flight.event_row(record, process.name if process is not None else "")
+
+    return flight.stream(kernel.journal, flight.row if names is None else told, wanted, follow=follow, tail=tail)
+
+
+def _recorded(client: "Client", target: Any) -> int:
+    """An agent's id. By its id also a removed one is asked for: its record stays."""
+    kernel = client.kernel
+    known = type(target) is int and 0 < target <= kernel.registry.last_id
+    return target if known else kernel.table.find(target).id
 
 
 async def audit_verify(client: "Client") -> dict[str, Any]:

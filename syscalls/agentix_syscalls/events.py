@@ -53,6 +53,8 @@ EVENTS: Final = (
     Event("exec", records.EXEC, ("argv", "who"), "a program is started beside an agent", records.INTENT),
     Event("exec-end", records.EXEC, ("argv", "status", "detail"),
           "a program beside an agent has ended, or was not started", records.OUTCOME),
+    Event("reload", records.RELOAD, ("runtimes", "profiles", "detail"),
+          "runtimes and profiles were put in force, or refused"),
     Event("error", records.ERROR, ("where", "traceback"), "the kernel's own fault"),
 )
 

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from agentix_kernel import restarts
 from agentix_kernel.kernel import Kernel
 from agentix_kernel.process import Process
 from agentix_syscalls import __version__, wire
@@ -16,13 +17,16 @@ def kernel(kernel: Kernel) -> dict[str, Any]:
 
 def row(kernel: Kernel, process: Process, *, usage: bool = True) -> dict[str, Any]:
     """One row of ps. Without `usage` what it uses is as of the last time that was read."""
-    used, end = process.usage_now() if usage else process.usage, process.end
+    used, lives = process.usage_now() if usage else process.usage, process.lives
+    end = process.end if process.waking is None else lives.last
     return {
         "id": process.id, "life": process.life, "name": process.name, "parent": process.parent, "uid": process.uid,
         "owner": process.command.owner,
         "state": process.state.value, "why": end.why.value if end else "", "code": end.code if end else None,
         "signal": end.signal if end else None, "detail": end.detail if end else "", "rule": end.rule if end else "",
         "status": end.status if end else None,
+        "restart": str(lives.policy), "restarts": lives.restarts,
+        "next": restarts.told(process, kernel.world.clock.monotonic_ns()),
         "started_wall_ns": process.started_wall_ns, "ended_wall_ns": process.ended_wall_ns,
         "cpu_us": used.cpu_us, "memory_bytes": used.memory_bytes, "memory_peak_bytes": used.memory_peak_bytes,
         "processes": used.processes, "calls": process.calls, "denials": process.denials,
@@ -45,6 +49,7 @@ def inspect(kernel: Kernel, process: Process) -> dict[str, Any]:
         "terminal": command.terminal is not None,
         "binds": [{"target": bind.target, "source": bind.source, "writable": bind.writable} for bind in command.binds],
         "handles": {str(fd): handle.shown for fd, handle in sorted(process.handles.items())},
+        "last_end": process.lives.last.detail if process.lives.last else "",
         "connections": len(process.sessions), "pending_signals": sorted(signals.pending), "signal_mask": signals.mask,
         "dispositions": {str(number): value for number, value in sorted(signals.dispositions.items())},
         "tree": f"{kernel.config.mount}/{process.id}", "last_denial": process.last_denial,

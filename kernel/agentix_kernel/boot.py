@@ -17,7 +17,7 @@ from typing import Any
 import trio
 from attrs import define, field
 
-from agentix_kernel import cgroups, layers, reactor
+from agentix_kernel import cgroups, layers, reactor, rebirth
 from agentix_kernel.config import Config, ConfigError
 from agentix_kernel.confine.sandboxes import LinuxSandboxes
 from agentix_kernel.control import server
@@ -27,12 +27,13 @@ from agentix_kernel.journal.journal import Journal
 from agentix_kernel.kernel import Kernel
 from agentix_kernel.layers import table as layer_table
 from agentix_kernel.lifecycle import adopt, end_all
+from agentix_kernel.process import Process
 from agentix_kernel.registry import Registry, UidRange, claim_range
 from agentix_kernel.runtimes import inforce
 from agentix_kernel.runtimes.files import Settings, load
 from agentix_kernel.service import listing, lives, notify
 from agentix_kernel.service.log import ERR, Say
-from agentix_kernel.world import Runtime, World
+from agentix_kernel.world import Bind, Runtime, World
 from agentix_syscalls import __version__, records
 from agentix_syscalls.errors import CallError
 from agentix_vfs.fuse.server import FuseServer
@@ -62,6 +63,8 @@ class Machine:
     cgroups: Any = None
     journal: Journal | None = None
     settings: Settings = field(factory=Settings)
+    wanted: list[tuple[Process, tuple[Bind, ...]]] = field(factory=list[tuple[Process, tuple[Bind, ...]]])
+    """Agents to run again, and their binds."""
 
     def step(self, name: str, detail: str) -> None:
         self.steps.append((name, detail))
@@ -204,6 +207,7 @@ def build(machine: Machine, journal: Journal, boot: int) -> Kernel:
     lost = adopt(kernel, registry.load())
     found = len(kernel.table.by_id)
     _tell(machine, kernel, "agents", f"{found} of earlier boots, {lost} of them lost with their kernel")
+    machine.wanted = rebirth.reopen(kernel)  # before the mount: a path may lead there, and would wait for ourselves
     return kernel
 
 
@@ -223,12 +227,13 @@ async def _run(machine: Machine, ready: Callable[[Kernel], None]) -> None:
     kernel = build(machine, journal, boot)
     try:
         async with trio.open_nursery() as nursery:
-            async with _served(machine, kernel, nursery):
+            async with _served(machine, kernel, nursery), trio.open_nursery() as running:
+                await running.start(kernel.run, partial(_end, machine))
+                _restart(machine, kernel)
                 ready(kernel)
                 machine.step("ready", " ".join(["agentctl", *prefix_words(machine.config), "ps"]))
                 machine.manager.tell(READY=1, STATUS=notify.status(kernel))
                 nursery.start_soon(notify.attend, machine.manager, kernel)
-                await kernel.run(partial(_end, machine))
             nursery.cancel_scope.cancel()
     finally:
         kernel.record(records.SHUTDOWN, data=(kernel.stop_why,))
@@ -250,6 +255,14 @@ def _listed(machine: Machine) -> AbstractContextManager[None]:
     if not machine.listed or prefix is None:
         return nullcontext()
     return listing.listed(cgroup_root(machine.config), prefix)
+
+
+def _restart(machine: Machine, kernel: Kernel) -> None:
+    """Run again what ran with a restart policy when the last kernel ended."""
+    if machine.wanted:
+        restarted = rebirth.revive(kernel, machine.wanted)
+        _tell(machine, kernel, "restarts", f"{restarted} of {len(machine.wanted)} agents restarted")
+        kernel.flush()
 
 
 def prefix_words(config: Config) -> list[str]:

@@ -103,6 +103,14 @@ KEYS: Final = (
     Key("connections_max", 64, _whole(1, 4096), "connections of an agent"),
     Key("stop_timeout_s", 10.0, _number(0, 3600), "from SIGTERM to the proven kill, for an agent without a handler"),
     Key("sigstop_grace_s", 5.0, _number(0, 60), "how long a mask may defer SIGSTOP"),
+    Key("restart_delay_s", 0.1, _number(0.01, 3600), "from the end of an agent to its first restart; doubled for each "
+        "further one"),
+    Key("restart_delay_max_s", 60.0, _number(0.01, 86400), "longest time from an end to a restart"),
+    Key("restart_reset_s", 10.0, _number(0, 86400), "an agent that ran so long before it ended is restarted after "
+        "restart_delay_s again"),
+    Key("start_limit_burst", 5, _whole(0, 1_000_000), "an agent is restarted no more after so many starts in "
+        "start_limit_interval_s; 0: no such limit"),
+    Key("start_limit_interval_s", 10.0, _number(0, 86400), "see start_limit_burst"),
     Key("shutdown_timeout_s", 10.0, _number(0, 3600), "what agents have to end when the kernel shuts down"),
     Key("tool_timeout_s", 60.0, _number(0.1, 86400), "limit of a tool that was given none"),
     Key("tool_output_bytes", MIB // 2, _whole(1024, 512 * 1024), "what is kept of a tool's stdout, and of its stderr"),

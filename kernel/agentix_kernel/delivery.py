@@ -2,7 +2,7 @@
 
 import trio
 
-from agentix_kernel import lifecycle
+from agentix_kernel import lifecycle, rebirth
 from agentix_kernel.kernel import Kernel
 from agentix_kernel.process import End, Process, Why
 from agentix_kernel.signals import Deed, Pending
@@ -16,7 +16,11 @@ END_WORDS = {
 
 
 def send(kernel: Kernel, target: Process, number: int, sender: int, why: str, rule: str = "") -> int:
-    """Deliver a signal to a living agent. Returns the sequence of its record; the caller flushes."""
+    """Deliver a signal to a living agent. Returns the sequence of its record; the caller flushes.
+
+    Raises CallError (EAGAIN): it waits for its restart, and the signal would not end it.
+    """
+    rebirth.check_reaches(target, number)
     deed = target.signals.post(number, sender, why, own=sender == target.id)
     seq = kernel.record(records.SIGNAL, target, verdict=records.ALLOWED, rule=rule,
                         data=(BY_NUMBER[number].name, sender, why, deed.value))
@@ -64,7 +68,12 @@ def released(kernel: Kernel, target: Process, deeds: list[tuple[Deed, Pending]])
 
 
 def _forward(kernel: Kernel, target: Process, what: Pending) -> None:
-    linux = BY_NUMBER[what.number].linux
+    row = BY_NUMBER[what.number]
+    if target.waking is not None:
+        detail = f"{row.name} while it waited for its restart: {what.why}"
+        lifecycle.doom(kernel, target, End(Why.KILLED, signal=row.name, detail=detail))
+        return
+    linux = row.linux
     assert linux is not None
     if target.sandbox is not None:
         target.sandbox.signal(linux)
@@ -76,7 +85,7 @@ def _forward(kernel: Kernel, target: Process, what: Pending) -> None:
 async def _kill_later(kernel: Kernel, target: Process) -> None:
     """SIGTERM to an agent without a handler is followed by the proven kill."""
     with trio.move_on_after(kernel.config.stop_timeout_s):
-        await target.gone.wait()
+        await target.over.wait()
         return
     detail = f"did not end within {kernel.config.stop_timeout_s:g} s of SIGTERM"
     lifecycle.doom(kernel, target, End(Why.KILLED, signal="SIGKILL", detail=detail))

@@ -2,23 +2,27 @@
 
 import errno
 import os
+from typing import Final
 
 import trio
 from attrs import evolve
 
-from agentix_kernel import delivery, denials, procfiles
+from agentix_kernel import delivery, denials, procfiles, rebirth, restarts
 from agentix_kernel.kernel import Given, Kernel
 from agentix_kernel.logs import AgentLog
 from agentix_kernel.policy import Policy
-from agentix_kernel.process import Command, End, Process, State, Why
+from agentix_kernel.process import Command, End, Lives, Process, State, Why
 from agentix_kernel.runtimes.inforce import current
 from agentix_kernel.world import Confined, DeniedCall, Ended, LaunchError, Limits, Runtime, Watch
 from agentix_syscalls import records, signals
 from agentix_syscalls.errors import CallError
+from agentix_syscalls.spawn import Restart
+
+NO_RESTART: Final = Restart()
 
 
 async def spawn(kernel: Kernel, command: Command, limits: Limits, policy: Policy, name: str | None,
-                parent: Process | None) -> tuple[Process, int]:
+                parent: Process | None, restart: Restart = NO_RESTART) -> tuple[Process, int]:
     """Make an agent and run it. Returns it and the sequence of the record to wait for before saying so.
 
     The binds' descriptors are its own from here on, also when it fails.
@@ -28,7 +32,9 @@ async def spawn(kernel: Kernel, command: Command, limits: Limits, policy: Policy
     """
     try:
         with trio.CancelScope(shield=True):  # who asked may go away; a half-made agent may not stay
-            return await _spawn(kernel, command, limits, policy, name, parent)
+            lives = Lives(restart, wanted=restarts.wants(restart))
+            process = _admit(kernel, command, limits, policy, name, parent, lives)
+            return process, await _begin_first(kernel, process)
     except BaseException:
         release(command)
         raise
@@ -38,48 +44,64 @@ async def spawn(kernel: Kernel, command: Command, limits: Limits, policy: Policy
 
 
 def release(command: Command) -> None:
-    """Give back the descriptors of its binds, which an agent owns from its spawn to its burial."""
+    """Give back the descriptors of its binds, which an agent owns from its spawn to its last burial."""
     for bind in command.binds:
-        os.close(bind.source_fd)
+        if bind.source_fd >= 0:
+            os.close(bind.source_fd)
 
 
-async def _spawn(kernel: Kernel, command: Command, limits: Limits, policy: Policy, name: str | None,
-                 parent: Process | None) -> tuple[Process, int]:
-    process = _admit(kernel, command, limits, policy, name, parent)
+async def _begin_first(kernel: Kernel, process: Process) -> int:
+    try:
+        return await begin(kernel, process)
+    except LaunchError as error:
+        _unmake(kernel, process)
+        raise _explain(error, process.command) from error
+    except BaseException:
+        _unmake(kernel, process)
+        raise
+
+
+async def begin(kernel: Kernel, process: Process) -> int:
+    """Launch a life that stands in the table, and look after it from then on. Returns the sequence of its record.
+
+    Raises LaunchError when nothing of it runs.
+    """
+    restarts.begun(kernel.config, process.lives, kernel.world.clock.monotonic_ns())
     correlation = kernel.next_correlation()
     kernel.record(records.SPAWN, process, phase=records.INTENT, correlation=correlation, data=_told(process))
     kernel.flush()
     try:
         await _launch(kernel, process)
     except LaunchError as error:
-        _unmake(kernel, process)
         kernel.record(records.SPAWN, process, phase=records.OUTCOME, verdict=records.FAILED,
                       correlation=correlation, data=(*_told(process), f"{error.stage}: {error.message}"))
         kernel.flush()
-        raise _explain(error, command) from error
-    except BaseException:
-        _unmake(kernel, process)
         raise
     seq = kernel.record(records.SPAWN, process, phase=records.OUTCOME, verdict=records.ALLOWED,
                         correlation=correlation, data=(process.name, process.parent, process.uid))
-    kernel.registry.save(process)
     process.state = State.RUNNING if not process.held else process.state
+    kernel.registry.save(process)
     kernel.start(_supervise, kernel, process)
     if process.doom is not None:  # its parent fell while it was being made
         kernel.start(_kill, kernel, process)
     elif process.stop_wanted:  # likewise: there was nothing to freeze yet
         kernel.start(_stop, kernel, process)
     kernel.flush()
-    return process, seq
+    return seq
+
+
+def check_room(kernel: Kernel, what: str) -> None:
+    """Raises CallError (ESHUTDOWN, EAGAIN) when no further agent may live. `what` begins the message."""
+    if kernel.shutting:
+        raise CallError(errno.ESHUTDOWN, f"{what}: the kernel is shutting down")
+    if len(kernel.table.alive()) >= kernel.config.agents_max:
+        raise CallError(errno.EAGAIN, f"{what}: {kernel.config.agents_max} agents live already",
+                        remedy="wait for one to end, or raise agents_max in the configuration")
 
 
 def _admit(kernel: Kernel, command: Command, limits: Limits, policy: Policy, name: str | None,
-           parent: Process | None) -> Process:
-    if kernel.shutting:
-        raise CallError(errno.ESHUTDOWN, "spawn: the kernel is shutting down")
-    if len(kernel.table.alive()) >= kernel.config.agents_max:
-        raise CallError(errno.EAGAIN, f"spawn: {kernel.config.agents_max} agents live already",
-                        remedy="wait for one to end, or raise agents_max in the configuration")
+           parent: Process | None, lives: Lives) -> Process:
+    check_room(kernel, "spawn")
     if name is not None and name in kernel.table.by_name:
         raise CallError(errno.EEXIST, f"spawn: the name {name!r} is taken",
                         remedy="choose another, or `agentctl rm` the dead agent that has it")
@@ -93,7 +115,8 @@ def _admit(kernel: Kernel, command: Command, limits: Limits, policy: Policy, nam
     agent = kernel.registry.next_id()
     uid = kernel.registry.claim_uid()
     process = Process(agent, 1, name or f"agent-{agent}", uid, parent.id if parent else 0, command, limits, policy,
-                      kernel.world.clock.wall_ns(), kernel.world.clock.monotonic_ns())
+                      kernel.world.clock.wall_ns(), kernel.world.clock.monotonic_ns(), lives,
+                      parent.origin if parent else agent)
     kernel.table.add(process)
     if parent is not None:
         parent.children.add(agent)
@@ -110,9 +133,8 @@ def family_of(policy: Policy) -> int:
 
 async def _launch(kernel: Kernel, process: Process) -> None:
     runtime = await current(kernel, process.command.runtime)
-    process.log = AgentLog(kernel.registry.folder(process.id), kernel.config.log_bytes)
-    kernel.tree.add(process.id, process.uid, process.name, proc=procfiles.proc(kernel, process),
-                    policy=procfiles.policy(process))
+    if process.log is None:  # its first life: later ones keep its output and its tree
+        _furnish(kernel, process)
     given = kernel.doors.open(process) if kernel.doors else Given()
     try:
         process.sandbox = await kernel.world.sandboxes.launch(
@@ -120,6 +142,12 @@ async def _launch(kernel: Kernel, process: Process) -> None:
     finally:
         if kernel.doors:
             kernel.doors.given(process)
+
+
+def _furnish(kernel: Kernel, process: Process, *, ended: bool = False) -> None:
+    process.log = AgentLog(kernel.registry.folder(process.id), kernel.config.log_bytes, ended=ended)
+    kernel.tree.add(process.id, process.uid, process.name, proc=procfiles.proc(kernel, process),
+                    policy=procfiles.policy(kernel, process))
 
 
 def confined(process: Process, runtime: Runtime, given: Given) -> Confined:
@@ -169,6 +197,7 @@ def _unmake(kernel: Kernel, process: Process) -> None:
         parent.children.discard(process.id)
         parent.spawned -= family_of(process.policy)
     forget(kernel, process)
+    process.over.set()
     process.gone.set()
 
 
@@ -235,7 +264,7 @@ def _classify(process: Process, ended: Ended) -> End:
 
 
 async def _bury(kernel: Kernel, process: Process, ended: Ended) -> None:
-    """The main process has ended: prove that all is gone, give everything back, tell everybody."""
+    """The main process has ended: prove that all is gone, and give back what belongs to this life."""
     sandbox = process.sandbox
     assert sandbox is not None
     process.usage = sandbox.usage()
@@ -258,15 +287,44 @@ async def _bury(kernel: Kernel, process: Process, ended: Ended) -> None:
     for file in process.handles.values():
         file.handle.close()
     process.handles.clear()
+    await finish(kernel, process, end)
+
+
+async def finish(kernel: Kernel, process: Process, end: End) -> None:
+    """Nothing of this life is left: close its accounts, record its end, and begin the next one or tell everybody.
+
+    Up to the record's end is no await: the decision for another life and the table are one change.
+    """
+    delay_s = rebirth.delay(kernel, process, end)
+    if delay_s is not None:
+        rebirth.end_descendants(kernel, process)
+    _close_accounts(kernel, process, end)
+    seq = kernel.record(
+        records.EXIT, process, rule=end.rule, data=(end.code, end.signal, end.why.value, end.detail,
+                                                    [process.usage.cpu_us, process.usage.memory_peak_bytes]))
+    if delay_s is None:
+        _retire(kernel, process)
+    else:
+        rebirth.follow(kernel, process, delay_s)
+    await kernel.settle(seq)
+    process.over.set()
+    process.wake()
+    if delay_s is None:
+        process.gone.set()
+        _tell_parent(kernel, process)
+
+
+def _retire(kernel: Kernel, process: Process) -> None:
+    """No further life follows: give back what outlasts one."""
     release(process.command)
     process.command = evolve(process.command, binds=tuple(evolve(b, source_fd=-1) for b in process.command.binds))
-    _close_accounts(kernel, process, end)
-    await kernel.settle(kernel.record(
-        records.EXIT, process, rule=end.rule, data=(end.code, end.signal, end.why.value, end.detail,
-                                                    [process.usage.cpu_us, process.usage.memory_peak_bytes])))
-    process.gone.set()
-    process.wake()
-    _tell_parent(kernel, process)
+    if process.log is not None:
+        process.log.finish()
+    kernel.tree.retire(process.id)
+    assert process.end is not None
+    if not kernel.shutting or process.end.why in restarts.FINAL - {Why.SHUTDOWN}:  # else the next boot runs it again
+        process.lives.wanted = False
+    kernel.registry.save(process)
 
 
 def _close_accounts(kernel: Kernel, process: Process, end: End) -> None:
@@ -283,10 +341,6 @@ def _close_accounts(kernel: Kernel, process: Process, end: End) -> None:
         if child.state is State.ZOMBIE:
             child.state = State.DEAD
     process.children.clear()
-    if process.log is not None:
-        process.log.finish()
-    kernel.tree.retire(process.id)
-    kernel.registry.save(process)
 
 
 def _tell_parent(kernel: Kernel, process: Process) -> None:
@@ -301,8 +355,12 @@ def _tell_parent(kernel: Kernel, process: Process) -> None:
 # --- stop, continue, kill ------------------------------------------------------------------------------------------
 
 def doom(kernel: Kernel, process: Process, end: End) -> None:
-    """Decide the end and start the proven kill."""
-    if kernel.doomed(process, end) and process.sandbox is not None:
+    """Decide the end and start the proven kill; what waits for its restart has nothing to kill, and just ends."""
+    if not kernel.doomed(process, end):
+        return
+    if process.waking is not None:
+        process.waking.cancel()
+    elif process.sandbox is not None:
         kernel.start(_kill, kernel, process)
 
 
@@ -383,6 +441,9 @@ async def end_all(kernel: Kernel) -> None:
     """Shutdown: ask every agent to end, then kill those that did not."""
     living = kernel.table.alive()
     for process in living:
+        if process.waking is not None:
+            doom(kernel, process, End(Why.SHUTDOWN, detail="the kernel shut down before its restart"))
+            continue
         delivery.send(kernel, process, signals.SIGCONT, 0, "the kernel shuts down")
         delivery.send(kernel, process, signals.SIGTERM, 0, "the kernel shuts down")
     kernel.flush()
@@ -411,9 +472,8 @@ def adopt(kernel: Kernel, found: list[Process]) -> int:
             kernel.registry.save(process)
         process.held = True
         process.doom = process.end
-        process.log = AgentLog(kernel.registry.folder(process.id), kernel.config.log_bytes, ended=True)
+        process.over.set()
         process.gone.set()
         kernel.table.add(process)
-        kernel.tree.add(process.id, process.uid, process.name, proc=procfiles.proc(kernel, process),
-                        policy=procfiles.policy(process))
+        _furnish(kernel, process, ended=True)
     return lost

@@ -1,4 +1,4 @@
-"""Agents as processes: one record each, the table of them, and the words for how they ended."""
+"""Agents as processes: one record for each life, the table of them, and the words for how they ended."""
 
 import enum
 import errno
@@ -13,6 +13,7 @@ from agentix_kernel.policy import Policy
 from agentix_kernel.signals import SignalState
 from agentix_kernel.world import DEFAULT_RUNTIME, Bind, Limits, Sandbox, Usage
 from agentix_syscalls.errors import CallError
+from agentix_syscalls.spawn import Restart
 
 if TYPE_CHECKING:
     from agentix_kernel.logs import AgentLog
@@ -21,7 +22,9 @@ if TYPE_CHECKING:
 
 
 class State(enum.Enum):
-    """ready: being made; zombie: ended, not yet waited for by its parent; dead: gone, its record and files stay."""
+    """ready: being made, or waiting for its restart; zombie: ended, not yet waited for by its parent; dead: gone, its
+    record and files stay.
+    """
 
     READY = "ready"
     RUNNING = "running"
@@ -93,6 +96,27 @@ class Command:
     profile: str = ""
 
 
+@define(eq=False)
+class Lives:
+    """What all lives of an agent share: its restart policy and how it went. Times are monotonic."""
+
+    policy: Restart = field(factory=Restart)
+    wanted: bool = False
+    """It is to run: until an operator ends it, or it ends in a way that its policy does not name."""
+    restarts: int = 0
+    """By its policy, since it was spawned or an operator restarted it."""
+    delay_s: float = 0.0
+    """From its last end to its restart; 0 when none was tried, or it ran long enough since."""
+    starts_ns: list[int] = field(factory=list[int])
+    """Those that the start limit still counts."""
+    last: End | None = None
+    """How the life before this one ended."""
+    due_ns: int = 0
+    """When the next life begins, while it waits for that."""
+    refused: str = ""
+    """Why it is not restarted though its policy says so."""
+
+
 class Connected(Protocol):
     """A connection of an agent, as its end sees it (dispatch.Session)."""
 
@@ -126,7 +150,11 @@ class OpenFile:
 
 @define(eq=False, repr=False)
 class Process:
-    """One agent. Owned by the kernel's task; whatever changes it wakes `changed`."""
+    """One life of an agent; the table has the last one. Owned by the kernel's task; what changes it wakes `changed`.
+
+    Each life is an object of its own, so that what was begun in one (a late kill, a signal under way, a call that
+    waits) never touches the next.
+    """
 
     id: int
     life: int
@@ -139,6 +167,9 @@ class Process:
     started_wall_ns: int
     born_ns: int = 0
     """Monotonic time of this life's begin."""
+    lives: Lives = field(factory=Lives)
+    origin: int = 0
+    """The agent of an operator that it descends from: itself, if an operator spawned it."""
     state: State = State.READY
     end: End | None = None
     doom: End | None = None
@@ -169,9 +200,15 @@ class Process:
     """What the last of SIGSTOP and SIGCONT asked for."""
     changed: trio.lowlevel.ParkingLot = field(factory=trio.lowlevel.ParkingLot)
     freezing: trio.CancelScope | None = None
+    waking: trio.CancelScope | None = None
+    """This life has not begun yet, and waits for its time; cancelled, it begins at once, or ends if doomed."""
+    again: tuple[Bind, ...] | None = None
+    """An operator wants another life after this one, with these binds."""
     steering: trio.Lock = field(factory=trio.Lock)
+    over: trio.Event = field(factory=trio.Event)
+    """Set when nothing of this life is left: killed, proven, closed."""
     gone: trio.Event = field(factory=trio.Event)
-    """Set when nothing of it is left: killed, proven, closed."""
+    """Set when nothing is left and no further life follows; shared by the lives of an agent."""
 
     @property
     def tag(self) -> str:
@@ -180,6 +217,12 @@ class Process:
     @property
     def alive(self) -> bool:
         return self.state in ALIVE
+
+    def following(self, wall_ns: int, monotonic_ns: int) -> "Process":
+        """The next life: the same agent, with nothing of what this life did."""
+        return Process(self.id, self.life + 1, self.name, self.uid, self.parent, self.command, self.limits, self.policy,
+                       wall_ns, monotonic_ns, self.lives, self.origin, log=self.log, waking=trio.CancelScope(),
+                       gone=trio.Event() if self.gone.is_set() else self.gone)
 
     def wake(self) -> None:
         self.changed.unpark_all()
@@ -204,6 +247,16 @@ class ProcessTable:
         self.by_id[process.id] = process
         self.by_uid[process.uid] = process
         self.by_name[process.name] = process
+
+    def follow(self, process: Process) -> None:
+        """Put the next life in the place of the one before it."""
+        before = self.by_id[process.id]
+        assert not before.alive and process.life == before.life + 1, "one life after the other"  # noqa: PT018 - one fact
+        self.by_id[process.id] = self.by_uid[process.uid] = self.by_name[process.name] = process
+
+    def latest(self, process: Process) -> Process:
+        """The last life of an agent, of which this may be an earlier one; itself when the agent was removed."""
+        return self.by_id.get(process.id, process)
 
     def remove(self, process: Process) -> None:
         assert not process.alive

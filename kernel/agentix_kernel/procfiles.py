@@ -6,7 +6,7 @@ from collections.abc import Mapping
 import trio
 from attrs import define
 
-from agentix_kernel import delivery, denials
+from agentix_kernel import delivery, denials, rebirth
 from agentix_kernel.control import flight
 from agentix_kernel.kernel import Kernel
 from agentix_kernel.policy import ALLOW
@@ -45,6 +45,10 @@ class Trace:
 
 
 def proc(kernel: Kernel, process: Process) -> Mapping[str, Entry]:
+    """The files outlast a life: what they tell is of the one that is."""
+    def now() -> Process:
+        return kernel.table.latest(process)
+
     def log_size() -> int:
         return process.log.size() if process.log is not None else 0
 
@@ -52,32 +56,32 @@ def proc(kernel: Kernel, process: Process) -> Mapping[str, Entry]:
         return process.log.read_at(offset, count) if process.log is not None else b""
 
     async def wait() -> bytes:
-        await process.gone.wait()
-        return _ended(process).encode()
+        await now().gone.wait()
+        return _ended(now()).encode()
 
     def note(who: Who, data: bytes) -> None:
-        _signal(kernel, process, who, data)
+        _signal(kernel, now(), who, data)
 
     return {
-        "status": _text(lambda: _status(kernel, process)),
-        "limits": _text(lambda: _limits(process)),
-        "usage": _text(lambda: _usage(process)),
+        "status": _text(lambda: _status(kernel, now())),
+        "limits": _text(lambda: _limits(now())),
+        "usage": _text(lambda: _usage(now())),
         "cmdline": Synthetic(lambda: b"".join(word.encode() + b"\0" for word in process.command.argv)),
         "environ": Synthetic(lambda: b"".join(f"{name}={value}\0".encode()
                                               for name, value in process.command.env.items()), mode=0o400),
         "fd": _text(lambda: "".join(f"{fd}\t{handle.shown}\n"
-                                    for fd, handle in sorted(process.handles.items()))),
-        "signal": Synthetic(lambda: _signals(process).encode(), note, mode=0o600),
+                                    for fd, handle in sorted(now().handles.items()))),
+        "signal": Synthetic(lambda: _signals(now()).encode(), note, mode=0o600),
         "log": Growing(log_size, log_read),
         "trace": Synthetic(Trace(kernel, process).read),
         "wait": Waiting(wait),
     }
 
 
-def policy(process: Process) -> Mapping[str, Entry]:
+def policy(kernel: Kernel, process: Process) -> Mapping[str, Entry]:
     return {
         "effective": _text(process.policy.describe),
-        "last-denial": _text(lambda: process.last_denial),
+        "last-denial": _text(lambda: kernel.table.latest(process).last_denial),
     }
 
 
@@ -99,6 +103,7 @@ def _status(kernel: Kernel, process: Process) -> str:
         "Children": " ".join(map(str, sorted(process.children))), "Calls": process.calls, "Denials": process.denials,
         "Missing": " ".join(kernel.degraded),
     }
+    rows |= {"Restart": process.lives.policy, "Restarts": process.lives.restarts}
     if end is not None:
         rows |= {"Why": end.why.value, "Code": "" if end.code is None else end.code, "Signal": end.signal or "",
                  "Detail": end.detail, "Rule": end.rule}
@@ -126,7 +131,7 @@ def _signals(process: Process) -> str:
 
 
 def _ended(process: Process) -> str:
-    end = process.end
+    end = process.end or process.lives.last  # restarted since: how it ended then
     assert end is not None
     code = "" if end.code is None else str(end.code)
     return f"{process.id} {end.why.value} {code or end.signal} {end.status}\n"
@@ -151,6 +156,9 @@ def _signal(kernel: Kernel, process: Process, who: Who, data: bytes) -> None:
         if refused is not None:
             raise refused
 
+    rebirth.check_reaches(process, row.number)
+    if who.uid == 0:
+        rebirth.dismiss(kernel, process, row.number)
     process.written.append((row.number, who.agent))
     kernel.start(_deliver_written, kernel, process)
 

@@ -15,9 +15,10 @@ from attrs import define, field
 
 from agentix_kernel.config import UID_SPAN, Config, ConfigError
 from agentix_kernel.policy import Policy, parse_rule
-from agentix_kernel.process import Command, End, Process, State, Why
-from agentix_kernel.world import DEFAULT_RUNTIME, Limits
+from agentix_kernel.process import Command, End, Lives, Process, State, Why
+from agentix_kernel.world import DEFAULT_RUNTIME, Bind, Limits
 from agentix_syscalls.errors import CallError
+from agentix_syscalls.spawn import restart as parse_restart
 
 RANGES_DIR: Final = "/run/agentix-uids"
 FIRST_RANGE: Final = 16
@@ -105,9 +106,25 @@ class Registry:
             "started_wall_ns": process.started_wall_ns, "ended_wall_ns": process.ended_wall_ns,
             "runtime": command.runtime, "profile": command.profile,
             "calls": process.calls, "denials": process.denials,
+            "cwd": command.cwd, "env": command.env, "stdin": command.stdin,
+            "terminal": command.terminal,
+            "binds": [[bind.target, bind.writable, bind.source, bind.identity] for bind in command.binds],
+            "restart": str(process.lives.policy), "wanted": process.lives.wanted,
             "end": [end.why.value, end.code, end.signal, end.detail, end.rule] if end else None,
         }
-        _replace(f"{self.root}/{process.id}/agent.json", json.dumps(row))
+        source = f"{self.root}/{process.id}/source"
+        if command.source is not None and not os.path.exists(source):
+            _replace(source, command.source)
+        _replace(f"{self.root}/{process.id}/agent.json", json.dumps(row).encode())
+
+    def source(self, agent: int) -> bytes:
+        """The script of an agent of an earlier boot. Raises CallError(ENOENT)."""
+        try:
+            with open(f"{self.root}/{agent}/source", "rb") as file:
+                return file.read()
+        except OSError as error:
+            raise CallError(errno.ENOENT, f"the script of agent {agent} was not kept: {error.strerror}",
+                            remedy="spawn it anew") from None
 
     def load(self) -> list[Process]:
         """Agents of earlier boots, as they were last saved. Claims their uids. Raises ConfigError for a bad file."""
@@ -138,22 +155,28 @@ class Registry:
 
 def _process(row: dict[str, Any]) -> Process:
     end = row["end"]
-    # The record of an earlier version has not all of these.
-    command = Command(row["kind"], tuple(row["argv"]), runtime=row.get("runtime", DEFAULT_RUNTIME),
-                      profile=row.get("profile", ""), owner=row.get("owner", 0))
+    binds = tuple(Bind(-1, target, writable, source, tuple(identity))
+                  for target, writable, source, identity in row.get("binds", ()))
+    terminal = row.get("terminal")
+    command = Command(  # the record of an earlier version has not all of these
+        row["kind"], tuple(row["argv"]), None, row.get("env", {}), row.get("cwd", ""), binds, row.get("stdin", False),
+        tuple(terminal) if terminal else None, runtime=row.get("runtime", DEFAULT_RUNTIME),
+        profile=row.get("profile", ""), owner=row.get("owner", 0))
     process = Process(
-        row["id"], row["life"], row["name"], row["uid"], row["parent"], command,
-        Limits(*row["limits"]), Policy(row["mode"], tuple(parse_rule(text) for text in row["deny"]), row["spawn_max"]),
-        row["started_wall_ns"])
+        row["id"], row["life"], row["name"], row["uid"], row["parent"], command, Limits(*row["limits"]),
+        Policy(row["mode"], tuple(parse_rule(text) for text in row["deny"]), row["spawn_max"]),
+        row["started_wall_ns"], lives=Lives(parse_restart(row.get("restart", "never")), row.get("wanted", False)),
+        origin=row["id"])
     process.state, process.ended_wall_ns = State(row["state"]), row["ended_wall_ns"]
     process.calls, process.denials = row["calls"], row["denials"]
     process.end = End(Why(end[0]), *end[1:]) if end else None
     return process
 
 
-def _replace(path: str, text: str) -> None:
-    with open(f"{path}.new", "w", encoding="utf-8") as file:
-        file.write(text)
+def _replace(path: str, data: bytes) -> None:
+    """Only root may read it: an agent's environment may hold secrets."""
+    with open(f"{path}.new", "wb", opener=lambda name, flags: os.open(name, flags, 0o600)) as file:
+        file.write(data)
     os.replace(f"{path}.new", path)
 
 
@@ -199,7 +222,7 @@ def claim_range(config: Config) -> UidRange:
         number = FIRST_RANGE + (start + step) % (LAST_RANGE - FIRST_RANGE)
         lock = _lock_range(number)
         if lock >= 0:
-            _replace(kept, str(number))
+            _replace(kept, b"%d" % number)
             return UidRange(number * UID_SPAN, lock)
     raise ConfigError("no range of uids is free; set uid_first in the configuration")
 

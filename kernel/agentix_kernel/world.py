@@ -5,6 +5,7 @@ is built from a World and touches nothing else, so that a seed replays a whole k
 (the idea: TigerBeetle's VOPR; FoundationDB's simulation).
 """
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, Protocol
 
@@ -51,7 +52,17 @@ class Bind:
     target: str
     writable: bool
     source: str
-    """Its path on the host, to show to people; never used to open anything."""
+    """Its path on the host, to show to people. Opened again only by the boot that runs a lost agent again, which then
+    holds what it found against `identity`.
+    """
+    identity: tuple[int, int, int] = (0, 0, 0)
+    """Device, inode and owner of the source, as it was bound first."""
+
+
+def identity(fd: int) -> tuple[int, int, int]:
+    """What a bind's source is."""
+    info = os.fstat(fd)
+    return info.st_dev, info.st_ino, info.st_uid
 
 
 @frozen

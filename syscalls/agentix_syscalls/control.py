@@ -99,6 +99,15 @@ CONTROLS: Final = (
     Control(16, "resize", "Say how large an agent's terminal is.",
             (_TARGET, Arg("rows", types.uint, "rows"), Arg("columns", types.uint, "columns")), "nil",
             (("ESRCH", "no such agent"), ("ENOTTY", "it has none"))),
+    Control(17, "restart", "End an agent if it lives, and run it again: its next life. Descriptors of its binds, "
+            "opened anew, travel beside the frame, in the order in which `inspect` shows them.",
+            (_TARGET, Arg("binds", types.uint, "how many descriptors", 0)),
+            "{id, life, name, uid}",
+            (("ESRCH", "no such agent"), ("EBUSY", "its parent has not waited for it yet"),
+             ("EINVAL", "a bind is missing, or is not what was bound before"),
+             ("EPERM", "a writable bind of somebody else's"),
+             ("ECANCELED", "it broke its policy while it was asked to end, or the kernel shuts down"),
+             ("EAGAIN", "as many agents as the kernel may have"))),
     Control(27, "runtimes", "The runtimes in force, the kernel's own first.", (), "[{...}, ...]"),
     Control(28, "profiles", "The profiles in force.", (), "[{...}, ...]"),
     Control(29, "reload", "Read the files of runtimes and profiles again, make the runtimes ready, and put them in "

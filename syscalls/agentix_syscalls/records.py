@@ -45,6 +45,7 @@ KINDS: Final = (
     Kind(19, "policy", True, ("hash", "detail"), "a policy was set"),
     Kind(20, "dropped", True, ("first_seq", "last_seq", "summary"), "closed segments were dropped by retention"),
     Kind(21, "remove", True, ("name",), "a dead agent and its files were removed"),
+    Kind(24, "restart", True, ("why", "delay_s", "next_life"), "an agent is to be run again"),
     Kind(25, "exec", True, ("argv", "who", "status", "detail"), "a program was started beside an agent, or ended"),
     Kind(26, "reload", True, ("runtimes", "profiles", "detail"), "runtimes and profiles were put in force, or refused"),
     Kind(32, "redo", False, ("body",), "a change of the tree", flight=False),
@@ -55,7 +56,7 @@ BY_NUMBER: Final = {k.number: k for k in KINDS}
 BY_NAME: Final = {k.name: k for k in KINDS}
 
 (BOOT, STEP, SHUTDOWN, SPAWN, EXIT, CALL, SIGNAL, STATE, DENIAL, FAULT, LIMIT, TOOL, FILE, LOST, ERROR, ANCHOR,
- GRANT, REVOKE, POLICY, DROPPED, REMOVE, EXEC, RELOAD, REDO, AHEAD) = (k.number for k in KINDS)
+ GRANT, REVOKE, POLICY, DROPPED, REMOVE, RESTART, EXEC, RELOAD, REDO, AHEAD) = (k.number for k in KINDS)
 
 PHASES: Final = ("event", "intent", "outcome")
 EVENT, INTENT, OUTCOME = range(3)

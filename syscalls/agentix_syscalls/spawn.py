@@ -16,6 +16,7 @@ KINDS: Final = ("script", "module", "exec")
 
 SIDE_MAX: Final = 4096
 """Rows or columns of a terminal."""
+RESTARTS: Final = ("never", "on-failure", "always")
 
 NAME_RE: Final = re.compile(r"[A-Za-z][A-Za-z0-9._-]{0,62}\Z")
 
@@ -33,6 +34,35 @@ def mode(value: Any) -> str:
     if read not in MODES:
         raise types.BadArgument(f"{read!r} is not a mode: {', '.join(MODES)}")
     return read
+
+
+@frozen
+class Restart:
+    """When an agent is run again after its end: one of RESTARTS, and how often at most (None: no bound)."""
+
+    policy: str = "never"
+    most: int | None = None
+
+    def __str__(self) -> str:
+        return self.policy if self.most is None else f"{self.policy}:{self.most}"
+
+
+def restart(value: Any) -> Restart:
+    """`always` or `on-failure:5`, as Docker writes it."""
+    read = types.text(value)
+    policy, colon, most = read.partition(":")
+    if policy not in RESTARTS:
+        raise types.BadArgument(f"{read!r} is not a restart policy: {', '.join(RESTARTS)}, with :MAX if you like")
+    if not colon:
+        return Restart(policy)
+    if policy == "never" or not re.fullmatch(r"[1-9][0-9]{0,8}", most):
+        raise types.BadArgument(f"{read!r}: wants on-failure:MAX or always:MAX, MAX a whole number from 1")
+    return Restart(policy, int(most))
+
+
+def restart_text(value: Any) -> str:
+    """The same as text: how profiles and the wire have it."""
+    return str(restart(value))
 
 
 def absolute(value: Any) -> str:
@@ -108,6 +138,8 @@ OPTIONS: Final = (
            profile=False),
     Option("runtime", name, "--runtime NAME", "interpreter, modules and folders of this runtime (default: agentd's "
            "own interpreter)", agent_may=False, inherited=True),
+    Option("restart", restart_text, "--restart POLICY[:MAX]", "run it again when it has ended: never (default), on-failure, "
+           "always; MAX times at most", agent_may=False),
 )
 
 BY_NAME: Final = {option.name: option for option in OPTIONS}
@@ -121,7 +153,8 @@ def parse_options(raw: dict[str, Any], *, by_agent: bool) -> dict[str, Any]:
         if option is None:
             raise CallError(errno.EINVAL, f"spawn: unknown option {key!r}", remedy="options: " + ", ".join(BY_NAME))
         if by_agent and not option.agent_may:
-            raise CallError(errno.EPERM, f"spawn: option {key!r} is the operator's; a child inherits its parent's")
+            more = "; a child inherits its parent's" if option.inherited else ""
+            raise CallError(errno.EPERM, f"spawn: option {key!r} is the operator's{more}")
         try:
             checked[key] = option.type(value)
         except types.BadArgument as bad:

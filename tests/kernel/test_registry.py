@@ -5,14 +5,16 @@ import json
 import os
 
 import pytest
+from attrs import evolve
 
 from agentix_kernel.config import Config, ConfigError, load
 from agentix_kernel.policy import Policy, parse_rule
-from agentix_kernel.process import Command, End, Process, State, Why
+from agentix_kernel.process import Command, End, Lives, Process, State, Why
 from agentix_kernel.registry import Registry, claim_range
-from agentix_kernel.world import Limits
+from agentix_kernel.world import Bind, Limits
 from agentix_syscalls.control import STATES
 from agentix_syscalls.errors import CallError
+from agentix_syscalls.spawn import Restart
 
 
 @pytest.fixture
@@ -40,6 +42,28 @@ def test_an_agent_comes_back_as_it_was(root):
     assert (found.limits.timeout_s, found.policy.mode, found.policy.spawn_max) == (2.5, "strict", 3)
     assert [rule.text for rule in found.policy.rules] == ["WRITE:/state"]
     assert (found.calls, found.denials, found.ended_wall_ns) == (7, 2, 99)
+
+
+def test_what_a_restart_needs_comes_back_and_is_roots_alone(root):
+    bind = Bind(9, "/data", True, "/srv/data", (1, 2, 3))
+    command = Command("script", ("bot.py",), b"print(1)", {"KEY": "secret"}, "/data", (bind,), True, (24, 80))
+    registry = Registry(root, 5000)
+    registry.save(agent(registry, command=command, lives=Lives(Restart("on-failure", 3), wanted=True)))
+    again = Registry(root, 5000)
+    found, = again.load()
+    assert found.command == evolve(command, source=None, binds=(evolve(bind, source_fd=-1),))
+    assert (found.lives.policy, found.lives.wanted, found.origin) == (Restart("on-failure", 3), True, found.id)
+    assert again.source(found.id) == b"print(1)"
+    modes = {name: os.stat(f"{root}/1/{name}").st_mode & 0o777 for name in os.listdir(f"{root}/1")}
+    assert modes == {"agent.json": 0o600, "source": 0o600}
+
+
+def test_a_script_that_was_not_kept(root):
+    registry = Registry(root, 5000)
+    registry.save(agent(registry))
+    with pytest.raises(CallError, match="the script of agent 1 was not kept") as caught:
+        registry.source(1)
+    assert caught.value.number == errno.ENOENT
 
 
 def test_ids_are_never_given_twice(root):

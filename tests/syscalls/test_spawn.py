@@ -19,7 +19,7 @@ GOOD = {
 
 def test_every_option_is_read() -> None:
     assert parse_options(GOOD, by_agent=True) == GOOD
-    assert set(spawn.BY_NAME) - set(GOOD) == {"binds", "stdin", "terminal", "profile", "runtime"}
+    assert set(spawn.BY_NAME) - set(GOOD) == {"binds", "stdin", "terminal", "profile", "runtime", "restart"}
     assert parse_options({}, by_agent=False) == {}
 
 
@@ -69,7 +69,8 @@ def test_parsing_is_total(raw: dict[str, object], by_agent: bool) -> None:
 def test_everything_that_limits_is_inherited() -> None:
     """A child never has more than its parent: each option that bounds or widens is marked."""
     free = {option.name for option in spawn.OPTIONS if not option.inherited}
-    assert free == {"name", "source", "env", "cwd", "stdin", "terminal", "profile"}  # operators ask for a profile
+    free_to_operators = {"stdin", "terminal", "profile", "restart"}
+    assert free == {"name", "source", "env", "cwd"} | free_to_operators
 
 
 @pytest.mark.parametrize("value", [[0, 80], [24, 4097], [24], "24x80", None, [24.5, 80], [24, 80, 1]])
@@ -79,7 +80,22 @@ def test_a_terminal_has_two_sides(value: object) -> None:
         parse_options({"terminal": value}, by_agent=False)
 
 
-@pytest.mark.parametrize(("key", "value"), [("stdin", True), ("terminal", [24, 80])])
+@pytest.mark.parametrize(("text", "policy", "most"), [
+    ("never", "never", None), ("always", "always", None), ("on-failure:5", "on-failure", 5), ("always:1", "always", 1),
+])
+def test_a_restart_policy(text: str, policy: str, most: int | None) -> None:
+    found = spawn.restart(text)
+    assert (found.policy, found.most, str(found)) == (policy, most, text)
+
+
+@pytest.mark.parametrize("value", ["", "sometimes", "always:", "always:0", "on-failure:-1", "never:3", "always:1:2",
+                                   "always:9999999999", 5])
+def test_what_is_no_restart_policy(value: object) -> None:
+    with pytest.raises(CallError, match="spawn: restart: "):
+        parse_options({"restart": value}, by_agent=False)
+
+
+@pytest.mark.parametrize(("key", "value"), [("stdin", True), ("terminal", [24, 80]), ("restart", "always")])
 def test_no_agent_opens_what_operators_feed(key: str, value: object) -> None:
     with pytest.raises(CallError) as refused:
         parse_options({key: value}, by_agent=True)

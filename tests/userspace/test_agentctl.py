@@ -24,7 +24,7 @@ ROW = {
     "code": None,
     "signal": None, "started_wall_ns": 1, "ended_wall_ns": 90_000_000_001, "cpu_us": 1_500_000,
     "memory_bytes": 12 << 20, "processes": 3, "calls": 4, "denials": 0, "kind": "module", "argv": ["bot", "a b"],
-    "mode": "enforce", "runtime": "default", "profile": "", "degraded": [],
+    "mode": "enforce", "runtime": "default", "profile": "", "degraded": [], "next": "",
 }
 RECORD = {
     "seq": 12, "wall_ns": 1, "mono_ns": 1, "agent": 7, "life": 1, "kind": "denial", "phase": "event",
@@ -173,6 +173,29 @@ def test_ps(operator):
          "-- 'x\\x1b]0;owned\\x07'")]
     assert operator.calls("ps") == [(True, True)]
     assert json.loads(operator.run("ps", "--json").stdout) == [ROW, dead]
+
+
+def test_ps_says_when_an_agent_restarts(operator):
+    operator.on("ps", [{**ROW, "state": "ready", "why": "exit", "code": 3, "next": "restarts in 1.6 s (life 4)"}])
+    assert "  exit 3; restarts in 1.6 s (life 4)  " in operator.run("ps").stdout
+
+
+def test_restart_opens_what_is_bound_anew(operator, tmp_path):
+    binds = [{"target": "/a", "source": str(tmp_path), "writable": True},
+             {"target": "/b", "source": "/", "writable": False}]
+    operator.on("inspect", lambda agent: {"binds": binds if agent == "scout" else []})
+    operator.on("restart", {"id": 7, "life": 2, "name": "scout", "uid": 70007})
+    assert operator.run("restart", "scout", "8").exit_code == 0
+    assert operator.calls("restart") == [("scout", 2), (8, 0)]
+    assert [os.fstat(fd).st_ino for fd in operator.fake.descriptors] == [tmp_path.stat().st_ino, os.stat("/").st_ino]
+
+
+def test_a_bind_that_is_gone_keeps_no_other_agent_from_its_restart(operator):
+    operator.on("inspect", lambda agent: {"binds": [{"target": "/a", "source": "/none", "writable": False}] * agent})
+    operator.on("restart", {"id": 0, "life": 2, "name": "scout", "uid": 70007})
+    result = operator.run("restart", "1", "0")
+    assert (result.exit_code, result.stderr) == (1, "agentctl: /none: No such file or directory\n")
+    assert operator.calls("restart") == [(0, 0)]
 
 
 _HERD = (

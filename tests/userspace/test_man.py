@@ -97,7 +97,7 @@ def test_each_file_of_proc_and_policy_has_its_place_and_its_keys():
     text = page("agentix-tree.5")
     process = cast("Any", SimpleNamespace(policy=Policy(rules=(parse_rule("UNLINK"),))))
     assert all(f".It Pa proc/{name}\n" in text for name in procfiles.proc(cast("Any", None), process))
-    assert all(f".It Pa policy/{name}\n" in text for name in procfiles.policy(process))
+    assert all(f".It Pa policy/{name}\n" in text for name in procfiles.policy(cast("Any", None), process))
     keys = re.findall(r'"([A-Z][A-Za-z]+)": ', inspect.getsource(procfiles))
     assert len(keys) >= 25
     keys += [line.partition(":")[0] for line in process.policy.describe().splitlines()]

@@ -13,7 +13,7 @@ from agentix_kernel.config import Config, ConfigError, Key, check_path, read_key
 from agentix_kernel.confine import template
 from agentix_kernel.policy import parse_rule
 from agentix_kernel.runtimes.interpreter import Interpreter, look
-from agentix_kernel.world import DEFAULT_RUNTIME, Bind, Runtime
+from agentix_kernel.world import DEFAULT_RUNTIME, Bind, Runtime, identity
 from agentix_syscalls import spawn, types
 from agentix_syscalls.errors import CallError
 
@@ -192,7 +192,8 @@ def _profile(config: Config, name: str, path: str) -> Profile:
         for source, target in pairs:
             _check_source(config, path, source)
             _check_target(path, target, (*template.python_folders(), *(bind.target for bind in binds)))
-            binds.append(Bind(os.open(source, os.O_PATH | os.O_CLOEXEC), target, writable=False, source=source))
+            fd = os.open(source, os.O_PATH | os.O_CLOEXEC)
+            binds.append(Bind(fd, target, writable=False, source=source, identity=identity(fd)))
     except BaseException:
         for bind in binds:
             os.close(bind.source_fd)

@@ -108,8 +108,8 @@ def each(agents: tuple[int | str, ...], work: Callable[[int | str], object]) -> 
     for agent in agents:
         try:
             work(agent)
-        except CallError as error:
-            complain(explain(error))
+        except (CallError, Failure) as error:
+            complain(explain(error) if isinstance(error, CallError) else str(error))
             status = FAILED
     return status
 

@@ -59,6 +59,7 @@ VERBS: Final = {
     "stop": Entry("signalling", "freeze agents (SIGSTOP)"),
     "cont": Entry("signalling", "continue stopped agents (SIGCONT)"),
     "wait": Entry("agents", "wait for agents to end"),
+    "restart": Entry("launch", "end agents and run them again"),
     "logs": Entry("agents", "show agents' output"),
     "rm": Entry("agents", "remove dead agents with their files"),
     "trace": Entry("record", "show the flight record"),

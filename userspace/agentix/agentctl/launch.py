@@ -1,4 +1,4 @@
-"""run and spawn: start an agent from what the command line says."""
+"""run, spawn and restart: start an agent from what the command line says, or as it was started before."""
 # ruff: noqa: ARG002 - the signatures of overridden methods are click's
 
 import contextlib
@@ -10,7 +10,19 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 import click
 
 from agentix.agentctl import foreground, private, terminal
-from agentix.agentctl.cli import AGENTIX_FAILED, NOT_EXECUTABLE, NOT_FOUND, USAGE, Failure, Verb, Which, explain, verb
+from agentix.agentctl.agents import each
+from agentix.agentctl.cli import (
+    AGENTIX_FAILED,
+    NOT_EXECUTABLE,
+    NOT_FOUND,
+    USAGE,
+    Failure,
+    Verb,
+    Which,
+    explain,
+    read_agent,
+    verb,
+)
 from agentix.agentctl.format import print_json, read_duration, read_size
 from agentix.control import Client
 from agentix_syscalls import spawn as table
@@ -135,6 +147,10 @@ def _open_bind(word: str, *, writable: bool, files: contextlib.ExitStack) -> tup
     source, _, target = word.rpartition(":")
     if not source or not target.startswith("/"):
         raise click.UsageError(f"--bind {word}: wants HOST:PATH, PATH absolute.")
+    return [target, writable, os.path.abspath(source)], _open_source(source, writable=writable, files=files)
+
+
+def _open_source(source: str, *, writable: bool, files: contextlib.ExitStack) -> int:
     try:
         fd = os.open(source, os.O_PATH | os.O_CLOEXEC)
     except OSError as error:
@@ -142,7 +158,7 @@ def _open_bind(word: str, *, writable: bool, files: contextlib.ExitStack) -> tup
     files.callback(os.close, fd)
     if writable and os.geteuid() not in {0, os.fstat(fd).st_uid}:
         raise Failure(f"{source}: not yours, so not to be bound writable", AGENTIX_FAILED, "bind it with --bind-ro")
-    return [target, writable, os.path.abspath(source)], fd
+    return fd
 
 
 def read_script(path: str) -> bytes:
@@ -222,3 +238,22 @@ def spawn(which: Which, command: Command, *, as_json: bool, **options: Any) -> N
     with _prepared(command, options) as (given, fds), which.connect() as client:
         spawned = _spawn(client, command, given, fds)
     print_json(spawned) if as_json else click.echo(spawned["id"])
+
+
+@verb(examples=(
+    ("agentctl restart scout", "SIGTERM, its end, and its next life"),
+    ("agentctl restart 7 8", "also agents that have ended"),
+))
+@click.argument("agents", metavar="AGENT...", type=read_agent, nargs=-1, required=True)
+def restart(which: Which, agents: tuple[int | str, ...]) -> int:
+    """End agents that live and run them again as they were started; those that have ended, too.
+
+    SIGTERM comes first, then, after stop_timeout_s, the proven kill. What is bound is opened anew, by you.
+    """
+    with which.connect() as client:
+        def again(agent: int | str) -> None:
+            with contextlib.ExitStack() as files:
+                binds = client.call("inspect", agent)["binds"]
+                fds = [_open_source(bind["source"], writable=bind["writable"], files=files) for bind in binds]
+                client.call("restart", agent, len(fds), descriptors=fds)
+        return each(agents, again)

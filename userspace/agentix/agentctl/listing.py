@@ -29,6 +29,8 @@ def why(row: Row) -> str:
     """As in: exit 3; killed SIGKILL; without landlock."""
     result = row["signal"] or ("" if row["code"] is None else str(row["code"]))
     words = [f"{row['why']} {result}".strip()] if row["why"] else []
+    if row["next"]:
+        words.append(row["next"])
     if row["degraded"]:
         words.append("without " + ",".join(row["degraded"]))
     return "; ".join(words) or "-"

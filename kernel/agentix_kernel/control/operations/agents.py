@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import trio
 
-from agentix_kernel import about, delivery, lifecycle
+from agentix_kernel import about, delivery, lifecycle, rebirth
 from agentix_kernel.process import Process, State
 from agentix_syscalls import records
 from agentix_syscalls.errors import CallError
@@ -43,6 +43,9 @@ async def signal(client: "Client", target: Any, number: int, group: bool) -> lis
     who = f"uid {client.peer.uid}, pid {client.peer.pid}"
     seq = 0
     for member in family:
+        rebirth.check_reaches(member, number)
+    for member in family:
+        rebirth.dismiss(kernel, member, number)
         seq = delivery.send(kernel, member, number, 0, f"sent by the operator ({who})")
     await kernel.settle(seq)
     return [member.id for member in family]
@@ -53,12 +56,14 @@ def _how(process: Process) -> str:
 
 
 async def wait(client: "Client", target: Any, timeout_s: float | None) -> dict[str, Any]:
-    process = client.kernel.table.find(target)
-    if not process.gone.is_set():
-        with trio.move_on_after(float("inf") if timeout_s is None else timeout_s):
+    kernel = client.kernel
+    process = kernel.table.find(target)
+    with trio.move_on_after(float("inf") if timeout_s is None else timeout_s):
+        while not process.gone.is_set():
             await process.gone.wait()
+            process = kernel.table.latest(process)  # an operator may have restarted it in that moment
     if process.gone.is_set():
-        return about.row(client.kernel, process)
+        return about.row(kernel, process)
     raise CallError(errno.ETIMEDOUT, f"agent {process.id} ({process.name}) is still {process.state.value}")
 
 

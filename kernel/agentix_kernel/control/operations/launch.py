@@ -5,11 +5,11 @@ import os
 import stat
 from typing import TYPE_CHECKING, Any
 
-from agentix_kernel import lifecycle
+from agentix_kernel import lifecycle, rebirth
 from agentix_kernel.calls.processes import command_of, limits_of, rules_of
 from agentix_kernel.policy import DEFAULT_MODE, Policy
 from agentix_kernel.runtimes import inforce
-from agentix_kernel.world import Bind
+from agentix_kernel.world import Bind, identity
 from agentix_syscalls import spawn as table
 from agentix_syscalls import types
 from agentix_syscalls.errors import CallError
@@ -33,9 +33,38 @@ async def spawn(client: "Client", kind: str, argv: tuple[str, ...], options: dic
             os.close(fd)
         raise
     process, seq = await lifecycle.spawn(kernel, command, limits_of(checked, kernel.config), policy,
-                                         checked.get("name"), None)
+                                         checked.get("name"), None, table.restart(checked.get("restart", "never")))
     await kernel.settle(seq)
     return {"id": process.id, "life": process.life, "name": process.name, "uid": process.uid}
+
+
+async def restart(client: "Client", target: Any, count: int) -> dict[str, Any]:
+    """The binds stay where they are inside; what they show was opened anew, with the rights of who asks."""
+    kernel = client.kernel
+    fds = client.take_fds(count)
+    try:
+        process = kernel.table.find(target)
+        known = process.command.binds
+        if len(known) != count:
+            raise CallError(errno.EINVAL, f"restart: agent {process.id} ({process.name}) has {len(known)} binds, "
+                            f"{count} came", remedy="inspect shows them; open each anew")
+        binds = tuple(_bind(client, fd, (bind.target, bind.writable, bind.source))
+                      for fd, bind in zip(fds, known, strict=True))
+        _check_same(client, known, binds)
+    except BaseException:
+        for fd in fds:
+            os.close(fd)
+        raise
+    following = await rebirth.restart(kernel, process, binds)
+    return {"id": following.id, "life": following.life, "name": following.name, "uid": following.uid}
+
+
+def _check_same(client: "Client", known: tuple[Bind, ...], binds: tuple[Bind, ...]) -> None:
+    """Root may have replaced a folder since; from others, a path must lead to what was bound: the agent trusts it."""
+    for before, bind in zip(known, binds, strict=True):
+        if client.peer.uid != 0 and bind.identity != before.identity:
+            raise CallError(errno.EINVAL, f"restart: {bind.source} is not the file or folder that was bound",
+                            remedy="spawn another agent with it, or use sudo")
 
 
 def _bind(client: "Client", fd: int, row: Any) -> Bind:
@@ -46,11 +75,12 @@ def _bind(client: "Client", fd: int, row: Any) -> Bind:
         target, writable, source = table.absolute(row[0]), types.boolean(row[1]), types.text(row[2])
     except types.BadArgument as bad:
         raise CallError(errno.EINVAL, f"spawn: binds: {bad}") from None
-    owner = os.fstat(fd).st_uid
+    file = identity(fd)
+    owner = file[2]
     if writable and client.peer.uid not in {0, owner}:
-        raise CallError(errno.EPERM, f"spawn: --bind {source}: you (uid {client.peer.uid}) do not own it (uid {owner} "
+        raise CallError(errno.EPERM, f"--bind {source}: you (uid {client.peer.uid}) do not own it (uid {owner} "
                         "does)", remedy="bind it read-only with --bind-ro, or ask its owner")
     if stat.S_ISLNK(os.fstat(fd).st_mode):
-        raise CallError(errno.EINVAL, f"spawn: --bind {source}: a symbolic link cannot be bound",
+        raise CallError(errno.EINVAL, f"--bind {source}: a symbolic link cannot be bound",
                         remedy="name what it points to")
-    return Bind(fd, target, writable, source)
+    return Bind(fd, target, writable, source, file)

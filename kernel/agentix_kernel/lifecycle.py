@@ -317,6 +317,9 @@ async def finish(kernel: Kernel, process: Process, end: End) -> None:
 def _retire(kernel: Kernel, process: Process) -> None:
     """No further life follows: give back what outlasts one."""
     release(process.command)
+    if process.again is not None:  # an operator's wish that came to nothing
+        release(evolve(process.command, binds=process.again))
+        process.again = None
     process.command = evolve(process.command, binds=tuple(evolve(b, source_fd=-1) for b in process.command.binds))
     if process.log is not None:
         process.log.finish()

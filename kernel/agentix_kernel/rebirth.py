@@ -98,46 +98,46 @@ def check_reaches(process: Process, number: int) -> None:
     """An agent that waits for its restart can be ended, and nothing else. Raises CallError(EAGAIN)."""
     row = BY_NUMBER[number]
     if process.waking is not None and row.default not in {Default.TERMINATE, Default.KILL}:
-        raise CallError(errno.EAGAIN, f"agent {process.id} ({process.name}) waits for its restart; {row.name} has "
+        raise CallError(errno.EAGAIN, f"{_named(process)} waits for its restart; {row.name} has "
                         "nothing to act on", remedy="send it when the agent runs, or end it with SIGTERM")
 
 
 async def restart(kernel: Kernel, process: Process, binds: tuple[Bind, ...]) -> Process:
     """End an agent if it lives, and run its next life; returns that, running. The binds are the agent's from here on.
 
-    SIGTERM comes first, and after stop_timeout_s the proven kill. Raises CallError: EBUSY, ECANCELED, ENOENT,
-    ESHUTDOWN, EAGAIN.
+    SIGTERM comes first, and after stop_timeout_s the proven kill. Cancelled, it goes on all the same. Raises CallError:
+    EBUSY, ECANCELED, ENOENT, ESHUTDOWN, EAGAIN.
     """
-    with trio.CancelScope(shield=True):  # who asked may go away; between two lives an agent may not stay
-        return await _restart(kernel, process, binds)
-    raise AssertionError("a shielded scope is never cancelled")
-
-
-async def _restart(kernel: Kernel, process: Process, binds: tuple[Bind, ...]) -> Process:
     try:
-        following = await _next(kernel, process, binds)
+        while process.doom is not None and not process.over.is_set():
+            await process.over.wait()
+            process = kernel.table.get(process.id)
+        following = _start_over(kernel, process, binds)
     except BaseException:
         _close(binds)
         raise
+    if following is process and process.again is not None:
+        await process.over.wait()
+        following = kernel.table.latest(process)
+        if following is process:
+            assert process.end is not None
+            raise CallError(errno.ECANCELED, f"{_named(process)} is not restarted: {process.end.detail}")
     while following.state is State.READY:
         await following.changed.park()
     if following.sandbox is None:
         assert following.end is not None
-        raise CallError(errno.ECANCELED, f"agent {process.id} ({process.name}): {following.end.detail}")
+        raise CallError(errno.ECANCELED, f"{_named(process)}: {following.end.detail}")
     return following
 
 
-async def _next(kernel: Kernel, process: Process, binds: tuple[Bind, ...]) -> Process:
-    """The life that is to come. Owns the binds when it returns."""
-    while process.alive and process.doom is not None:
-        await process.over.wait()
-        process = kernel.table.get(process.id)
+def _start_over(kernel: Kernel, process: Process, binds: tuple[Bind, ...]) -> Process:
+    """The life that is to come, or the one that has to end before. Owns the binds when it returns."""
     if process.state is State.ZOMBIE:
-        raise CallError(errno.EBUSY, f"agent {process.id} ({process.name}): its parent has not waited for it yet")
+        raise CallError(errno.EBUSY, f"{_named(process)}: its parent has not waited for it yet")
     if kernel.shutting:
         raise CallError(errno.ESHUTDOWN, "restart: the kernel is shutting down")
     if process.again is not None:
-        raise CallError(errno.EBUSY, f"agent {process.id} ({process.name}) is being restarted")
+        raise CallError(errno.EBUSY, f"{_named(process)} is being restarted")
     if process.waking is not None:
         lifecycle.release(process.command)
         process.command = evolve(process.command, binds=binds)
@@ -147,15 +147,17 @@ async def _next(kernel: Kernel, process: Process, binds: tuple[Bind, ...]) -> Pr
     if not process.alive:
         return _revive(kernel, process, binds)
     process.again = binds
-    await _end(kernel, process)
-    following = kernel.table.get(process.id)
-    if following is process:
-        assert process.end is not None
-        raise CallError(errno.ECANCELED, f"agent {process.id} ({process.name}) is not restarted: {process.end.detail}")
-    return following
+    kernel.start(_end, kernel, process)
+    return process
+
+
+def _named(process: Process) -> str:
+    return f"agent {process.id} ({process.name})"
 
 
 async def _end(kernel: Kernel, process: Process) -> None:
+    if process.doom is not None:
+        return
     for number in (signals.SIGCONT, signals.SIGTERM):
         delivery.send(kernel, process, number, 0, "an operator restarts it")
     kernel.flush()
@@ -163,7 +165,6 @@ async def _end(kernel: Kernel, process: Process) -> None:
         await process.over.wait()
         return
     lifecycle.doom(kernel, process, End(Why.KILLED, signal="SIGKILL", detail="did not end in time to be restarted"))
-    await process.over.wait()
 
 
 def _revive(kernel: Kernel, process: Process, binds: tuple[Bind, ...]) -> Process:

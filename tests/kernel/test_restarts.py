@@ -304,6 +304,24 @@ async def test_what_breaks_its_policy_while_it_is_asked_to_end_is_not_restarted(
         send(bench, process, signals.SIGPOLICY)
     assert (process.state, is_open(bind.source_fd)) == (State.DEAD, False)
     assert bench.kernel.table.get(process.id) is process
+    assert (await rebirth.restart(bench.kernel, process, ())).life == 2
+
+
+async def test_a_restart_of_what_is_just_ending(bench, autojump_clock):
+    process = await spawn(bench, Restart())
+    lifecycle.doom(bench.kernel, process, End(Why.KILLED, signal="SIGKILL"))
+    second = await rebirth.restart(bench.kernel, process, ())
+    assert (process.gone.is_set(), second.gone.is_set(), second.state) == (True, False, State.RUNNING)
+
+
+async def test_who_asked_for_a_restart_may_go_away(bench, autojump_clock):
+    process, bind = await spawn(bench, Restart()), a_bind()
+    with trio.move_on_after(0.5):
+        await rebirth.restart(bench.kernel, process, (bind,))
+    assert process.state is State.RUNNING
+    await process.over.wait()
+    second = await begun(bench.kernel.table.get(process.id))
+    assert (second.life, second.sandbox.what.binds, is_open(bind.source_fd)) == (2, (bind,), True)
 
 
 async def test_a_restart_in_a_shutdown_is_refused(bench, autojump_clock):

@@ -138,6 +138,8 @@ class SimMachine:
         if what.tag in self.tags:
             raise Violation(f"{what.tag}: the tag of a sandbox was used twice")
         self.tags.add(what.tag)
+        if what.tree is not None and any(other.what.tree == what.tree for other in self.live):
+            raise Violation(f"{what.tag}: two lives of an agent at once")
         if self.rng.random() < 0.05:
             raise LaunchError(*self.rng.choice(LAUNCH_ERRORS))
         self.launched += 1
@@ -206,7 +208,7 @@ class SimAgent:
             return None
         if self.session is None or self.session.closed:
             process = kernel.table.by_id.get(self.id)
-            if process is None or process.doom is not None:
+            if process is None or process.tag != self.sandbox.what.tag or process.doom is not None:
                 return None
             self.session = Session(kernel, process, self._receive, self._drop)
             process.sessions.add(self.session)

@@ -10,7 +10,8 @@ import os
 import pytest
 from sim.worlds import run_world
 
-from agentix_kernel import dispatch, lifecycle
+from agentix_kernel import dispatch, lifecycle, rebirth
+from agentix_kernel.process import Why
 
 WORLDS = int(os.environ.get("AGENTIX_WORLDS", "50"))
 
@@ -32,7 +33,8 @@ def test_worlds_see_what_they_are_for():
     seen = set()
     for seed in range(20):
         seen |= run_world(seed).seen
-    assert {"stopped", "killed", "denied", "crash", "power", "shutdown", "spawn", "exit", "policy"} <= seen
+    assert {"stopped", "killed", "denied", "crash", "power", "shutdown", "spawn", "exit", "policy", "restart",
+            "restarted by the operator", "restart refused", "signal refused"} <= seen
 
 
 def answers_anybody(session, data):
@@ -52,14 +54,19 @@ def forgets_children(kernel, process, end):
     process.children |= children
 
 
-original_note, original_close = dispatch._note, lifecycle._close_accounts
+def restarts_whatever_it_did(kernel, process, end):
+    return 0.1 if end.why is Why.POLICY and not kernel.shutting else original_delay(kernel, process, end)
+
+
+original_note, original_close, original_delay = dispatch._note, lifecycle._close_accounts, rebirth.delay
 
 
 @pytest.mark.parametrize(("room", "name", "bug"), [
     (dispatch.Session, "send", answers_anybody),
     (dispatch, "_note", records_half),
-    (lifecycle, "_close_accounts", forgets_children),
-], ids=["answers the stopped and the doomed", "answers what it did not record", "leaks a family"])
+    (lifecycle, "_close_accounts", forgets_children), (rebirth, "delay", restarts_whatever_it_did),
+], ids=["answers the stopped and the doomed", "answers what it did not record", "leaks a family",
+        "restarts what broke its policy"])
 def test_a_planted_bug_is_caught(monkeypatch, room, name, bug):
     monkeypatch.setattr(room, name, bug)
     assert [seed for seed in range(60) if run_world(seed).problems], "no world noticed"

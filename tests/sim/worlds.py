@@ -10,7 +10,7 @@ from sim.disk import SimDisk
 from sim.machine import SimAgent, SimMachine, Violation
 from trio.testing import MockClock
 
-from agentix_kernel import delivery, lifecycle
+from agentix_kernel import delivery, lifecycle, rebirth
 from agentix_kernel.config import Config, load
 from agentix_kernel.journal import read
 from agentix_kernel.journal.journal import Journal
@@ -18,18 +18,20 @@ from agentix_kernel.journal.key import Key
 from agentix_kernel.journal.verify import verify
 from agentix_kernel.kernel import Kernel
 from agentix_kernel.policy import Policy, parse_rule
-from agentix_kernel.process import Command, State
+from agentix_kernel.process import Command, Process, State
 from agentix_kernel.registry import Registry
 from agentix_kernel.world import Limits
 from agentix_kernel.world import World as Around
 from agentix_syscalls import calls, records, signals
 from agentix_syscalls.errors import CallError
+from agentix_syscalls.spawn import Restart
 from agentix_vfs.tree import Tree
 
 UIDS = 40
 STEPS = 12
 NAMES = ("state/a", "state/b", "mem/working/x", "mem/episodic/log", "policy/effective", "../x", "state/none/y")
 RULES = ("UNLINK", "WRITE:/state", "MKDIR:/mem", "SIGNAL", "OPEN:/mem/episodic")
+RESTARTS = (Restart(), Restart("on-failure"), Restart("always", 3), Restart("always"))
 SIGNALS = (signals.SIGSTOP, signals.SIGCONT, signals.SIGTERM, signals.SIGKILL, signals.SIGUSR1, signals.SIGPOLICY,
            signals.SIGINT, signals.SIGLOOP)
 
@@ -62,6 +64,10 @@ class World:
     key: Key
     machine: SimMachine
     kernel: Kernel | None = None
+    restarted: set[int] = field(factory=set)
+    """Agents that the operator wanted to run again, whatever they had done."""
+    forbidden: dict[int, str] = field(factory=dict)
+    """Of each agent, the end that no policy restarts, if the last one was such."""
 
     async def run(self) -> None:
         config = load("/sim")
@@ -129,12 +135,33 @@ class World:
         if not living or rng.random() < 0.3:
             await self.spawn(kernel)
             return
+        if rng.random() < 0.2:
+            await self.restart(kernel)
+            return
         target = rng.choice(living)
-        delivery.send(kernel, target, rng.choice(SIGNALS), 0, "the operator")
-        kernel.flush()
+        self.signal(kernel, target, rng.choice(SIGNALS))
         if rng.random() < 0.3 and target.alive:
-            delivery.send(kernel, target, signals.SIGCONT, 0, "the operator")
-            kernel.flush()
+            self.signal(kernel, target, signals.SIGCONT)
+
+    def signal(self, kernel: Kernel, target: Process, number: int) -> None:
+        rebirth.dismiss(kernel, target, number)
+        try:
+            delivery.send(kernel, target, number, 0, "the operator")
+        except CallError:
+            self.told.seen.add("signal refused")
+        kernel.flush()
+
+    async def restart(self, kernel: Kernel) -> None:
+        target = self.rng.choice(list(kernel.table.by_id.values()))
+        self.restarted.add(target.id)
+        try:
+            following = await rebirth.restart(kernel, target, ())
+        except CallError:
+            self.told.seen.add("restart refused")
+        else:
+            self.told.seen.add("restarted by the operator")
+            if following.life <= target.life and following is not target:
+                self.told.problems.append(f"agent {target.id}: life {following.life} after {target.life}")
 
     async def spawn(self, kernel: Kernel) -> None:
         rng = self.rng
@@ -142,7 +169,8 @@ class World:
         policy = Policy(rng.choice(["strict", "enforce", "audit"]), rules, rng.randrange(4))
         limits = Limits(timeout_s=rng.choice([None, None, 3.0]))
         try:
-            _, seq = await lifecycle.spawn(kernel, Command("exec", ("agent",)), limits, policy, None, None)
+            _, seq = await lifecycle.spawn(kernel, Command("exec", ("agent",)), limits, policy, None, None,
+                                            rng.choice(RESTARTS))
             await kernel.settle(seq)
         except CallError:
             self.told.seen.add("spawn refused")
@@ -214,7 +242,11 @@ class World:
         elif kind == "denial":
             self.told.seen.add("denied")
         elif kind == "exit":
-            self.told.seen.add(str(record.data[2]))
+            why = str(record.data[2])
+            self.told.seen.add(why)
+            self.forbidden[record.agent] = why if why in {"policy", "trust", "shutdown"} else ""
+        elif kind == "restart" and self.forbidden[record.agent] and record.agent not in self.restarted:
+            self.told.problems.append(f"agent {record.agent}: restarted after {self.forbidden[record.agent]}")
 
 
 class _Still:

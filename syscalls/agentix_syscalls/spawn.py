@@ -138,8 +138,8 @@ OPTIONS: Final = (
            profile=False),
     Option("runtime", name, "--runtime NAME", "interpreter, modules and folders of this runtime (default: agentd's "
            "own interpreter)", agent_may=False, inherited=True),
-    Option("restart", restart_text, "--restart POLICY[:MAX]", "run it again when it has ended: never (default), on-failure, "
-           "always; MAX times at most", agent_may=False),
+    Option("restart", restart_text, "--restart POLICY[:MAX]", "run it again when it has ended: never (default), "
+           "on-failure, always; MAX times at most", agent_may=False),
 )
 
 BY_NAME: Final = {option.name: option for option in OPTIONS}

@@ -161,6 +161,8 @@ async def _end(kernel: Kernel, process: Process) -> None:
     for number in (signals.SIGCONT, signals.SIGTERM):
         delivery.send(kernel, process, number, 0, "an operator restarts it")
     kernel.flush()
+    if process.terminating:
+        return  # it has no handler of its own: the kill follows the signal
     with trio.move_on_after(kernel.config.stop_timeout_s):
         await process.over.wait()
         return

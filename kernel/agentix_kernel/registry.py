@@ -159,9 +159,9 @@ def _process(row: dict[str, Any]) -> Process:
                   for target, writable, source, identity in row.get("binds", ()))
     terminal = row.get("terminal")
     command = Command(  # the record of an earlier version has not all of these
-        row["kind"], tuple(row["argv"]), None, row.get("env", {}), row.get("cwd", ""), binds, row.get("stdin", False),
-        tuple(terminal) if terminal else None, runtime=row.get("runtime", DEFAULT_RUNTIME),
-        profile=row.get("profile", ""), owner=row.get("owner", 0))
+        row["kind"], tuple(row["argv"]), None, row.get("env", {}), row.get("cwd", ""), binds,
+        stdin=row.get("stdin", False), terminal=tuple(terminal) if terminal else None,
+        runtime=row.get("runtime", DEFAULT_RUNTIME), profile=row.get("profile", ""), owner=row.get("owner", 0))
     process = Process(
         row["id"], row["life"], row["name"], row["uid"], row["parent"], command, Limits(*row["limits"]),
         Policy(row["mode"], tuple(parse_rule(text) for text in row["deny"]), row["spawn_max"]),

@@ -46,7 +46,8 @@ def test_an_agent_comes_back_as_it_was(root):
 
 def test_what_a_restart_needs_comes_back_and_is_roots_alone(root):
     bind = Bind(9, "/data", True, "/srv/data", (1, 2, 3))
-    command = Command("script", ("bot.py",), b"print(1)", {"KEY": "secret"}, "/data", (bind,), True, (24, 80))
+    command = Command("script", ("bot.py",), b"print(1)", {"KEY": "secret"}, "/data", (bind,), owner=1000,
+                      stdin=True, terminal=(24, 80))
     registry = Registry(root, 5000)
     registry.save(agent(registry, command=command, lives=Lives(Restart("on-failure", 3), wanted=True)))
     again = Registry(root, 5000)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from agentix_kernel import lifecycle, rebirth
 from agentix_kernel.calls.processes import command_of, limits_of, rules_of
+from agentix_kernel.control import rights
 from agentix_kernel.policy import DEFAULT_MODE, Policy
 from agentix_kernel.runtimes import inforce
 from agentix_kernel.world import Bind, identity
@@ -44,27 +45,19 @@ async def restart(client: "Client", target: Any, count: int) -> dict[str, Any]:
     fds = client.take_fds(count)
     try:
         process = kernel.table.find(target)
+        rights.own(client, process, "restart")
         known = process.command.binds
         if len(known) != count:
             raise CallError(errno.EINVAL, f"restart: agent {process.id} ({process.name}) has {len(known)} binds, "
                             f"{count} came", remedy="inspect shows them; open each anew")
         binds = tuple(_bind(client, fd, (bind.target, bind.writable, bind.source))
                       for fd, bind in zip(fds, known, strict=True))
-        _check_same(client, known, binds)
     except BaseException:
         for fd in fds:
             os.close(fd)
         raise
     following = await rebirth.restart(kernel, process, binds)
     return {"id": following.id, "life": following.life, "name": following.name, "uid": following.uid}
-
-
-def _check_same(client: "Client", known: tuple[Bind, ...], binds: tuple[Bind, ...]) -> None:
-    """Root may have replaced a folder since; from others, a path must lead to what was bound: the agent trusts it."""
-    for before, bind in zip(known, binds, strict=True):
-        if client.peer.uid != 0 and bind.identity != before.identity:
-            raise CallError(errno.EINVAL, f"restart: {bind.source} is not the file or folder that was bound",
-                            remedy="spawn another agent with it, or use sudo")
 
 
 def _bind(client: "Client", fd: int, row: Any) -> Bind:

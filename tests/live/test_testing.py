@@ -135,11 +135,13 @@ def test_options_are_those_of_a_spawn(own, tmp_path):
     ended = own.run("import time\ntime.sleep(3600)\n", timeout=0.2)
     assert (ended.status, ended.why) == (137, "timeout")
     assert "timeout" in ended.detail or "0.2" in ended.detail
+    environment = os.environ | {"COLOUR": "red"}
+    assert own.run("import os\nprint(os.environ['COLOUR'])\n", env=environment).stdout == "red\n"
     (tmp_path / "made").mkdir()
     own.run("open('/out/x', 'w').write('from inside')\n", bind={tmp_path / "made": "/out"})
     assert (tmp_path / "made/x").read_text() == "from inside"
     words = {"memory_bytes": "memory", "timeout_s": "timeout"}
-    given = libc.processes.options(**{words.get(option.name, option.name): 1 for option in spawn.OPTIONS})
+    given = libc.processes.options(**{words.get(option.name, option.name): () for option in spawn.OPTIONS})
     assert set(given) == set(spawn.BY_NAME)
 
 

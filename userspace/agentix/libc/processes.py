@@ -47,15 +47,18 @@ def spawn(
     """
     kind, argv = command(script, args, module, exec)
     return Request(abi.SYS_SPAWN, kind, argv, options(
-        source=_read(argv[0]) if kind == "script" else None, name=name, env=None if env is None else dict(env),
-        cwd=cwd, memory=memory, cpus=cpus, pids=pids, timeout=timeout, deny=None if deny is None else list(deny),
-        mode=mode, spawn_max=spawn_max))
+        source=_read(argv[0]) if kind == "script" else None, name=name, env=env, cwd=cwd, memory=memory, cpus=cpus,
+        pids=pids, timeout=timeout, deny=deny, mode=mode, spawn_max=spawn_max))
 
 
 def options(**given: Any) -> dict[str, Any]:
     """The options of a spawn as the table of them has it, of what was given (not None) under spawn's words."""
     words = {"memory": "memory_bytes", "timeout": "timeout_s"}
-    return {words.get(word, word): value for word, value in given.items() if value is not None}
+    found = {words.get(word, word): value for word, value in given.items() if value is not None}
+    for word, plain in (("env", dict), ("deny", list)):
+        if word in found:
+            found[word] = plain(found[word])
+    return found
 
 
 def command(

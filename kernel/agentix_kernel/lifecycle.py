@@ -231,6 +231,8 @@ def _memory_end(process: Process) -> End:
 
 async def _supervise(kernel: Kernel, process: Process) -> None:
     assert process.sandbox is not None
+    if process.life == 1:  # here: who asked for it waits for the record's disk, not for this one
+        kernel.registry.keep_source(process)
     ended: Ended | None = None
     with trio.move_on_after(process.limits.timeout_s or float("inf")):
         ended = await process.sandbox.wait()

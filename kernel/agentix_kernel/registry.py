@@ -3,6 +3,7 @@
 Not the truth about what happened (that is the journal), but what the next boot needs to show old agents again.
 """
 
+import contextlib
 import errno
 import fcntl
 import json
@@ -112,10 +113,13 @@ class Registry:
             "restart": str(process.lives.policy), "wanted": process.lives.wanted,
             "end": [end.why.value, end.code, end.signal, end.detail, end.rule] if end else None,
         }
-        source = f"{self.root}/{process.id}/source"
-        if command.source is not None and not os.path.exists(source):
-            _replace(source, command.source)
         _replace(f"{self.root}/{process.id}/agent.json", json.dumps(row).encode())
+
+    def keep_source(self, process: Process) -> None:
+        """Keep an agent's script. Where a full disk refuses it, this kernel alone can restart the agent."""
+        if self.root is not None and process.command.source is not None:
+            with contextlib.suppress(OSError):
+                _replace(f"{self.root}/{process.id}/source", process.command.source)
 
     def source(self, agent: int) -> bytes:
         """The script of an agent of an earlier boot. Raises CallError(ENOENT)."""

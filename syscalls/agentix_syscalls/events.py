@@ -38,6 +38,7 @@ EVENTS: Final = (
     Event("spawn-failed", records.SPAWN, ("name", "parent", "failure"), "an agent could not be launched",
           records.OUTCOME, records.FAILED),
     Event("exit", records.EXIT, ("code", "signal", "why", "detail"), "an agent ended, and all of it is gone"),
+    Event("restart", records.RESTART, ("why", "delay_s", "next_life"), "an ended agent is to be run again"),
     Event("lost", records.LOST, ("name", "state"), "an agent ran when its kernel died; found at the next boot"),
     Event("remove", records.REMOVE, ("name",), "a dead agent and its files were removed"),
     Event("stop", records.STATE, ("why",), "an agent was frozen", where=("state", "stopped")),

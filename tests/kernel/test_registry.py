@@ -49,7 +49,9 @@ def test_what_a_restart_needs_comes_back_and_is_roots_alone(root):
     command = Command("script", ("bot.py",), b"print(1)", {"KEY": "secret"}, "/data", (bind,), owner=1000,
                       stdin=True, terminal=(24, 80))
     registry = Registry(root, 5000)
-    registry.save(agent(registry, command=command, lives=Lives(Restart("on-failure", 3), wanted=True)))
+    made = agent(registry, command=command, lives=Lives(Restart("on-failure", 3), wanted=True))
+    registry.save(made)
+    registry.keep_source(made)
     again = Registry(root, 5000)
     found, = again.load()
     assert found.command == evolve(command, source=None, binds=(evolve(bind, source_fd=-1),))

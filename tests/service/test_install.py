@@ -1,12 +1,14 @@
 """./install: into a folder anywhere, and as the service of a machine in the guest."""
 
 import os
+import platform
 import subprocess
 
 import pytest
 
 from .conftest import ROOT, run
 
+AGENTCTL = "/usr/local/bin/agentctl"
 FROM_WHEEL = "AGENTIX_TEST_WHEEL" in os.environ or os.environ.get("CI") == "true"
 
 
@@ -29,6 +31,7 @@ def test_what_it_refuses(tmp_path):
     assert (tmp_path / "opt/agentix/theirs").exists()
 
 
+@pytest.mark.skipif(platform.node() == "agentix-guest", reason="the guest installs it as its service")
 @pytest.mark.skipif(not FROM_WHEEL, reason="installs the wheel of .venv, which an editable environment has not made")
 def test_below_a_folder_again_and_removed(tmp_path):
     local = tmp_path / "usr/local"
@@ -50,20 +53,38 @@ def test_below_a_folder_again_and_removed(tmp_path):
     assert left == [local / "bin/theirs"]
 
 
-def test_as_the_service_of_a_machine(guest):
-    first = install()
-    assert first.returncode == 0, first.stdout + first.stderr
+@pytest.fixture(scope="module")
+def installed(guest):
+    """For the tests below, which go on where the one before has ended."""
+    yield install()
+    install("--remove")
+
+
+def test_as_the_service_of_a_machine(installed):
+    assert installed.returncode == 0, installed.stdout + installed.stderr
     assert run("systemctl", "is-active", "agentd").stdout == "active\n"
     assert run("systemctl", "is-enabled", "agentd").stdout == "enabled\n"
-    assert "the system's" in run("/usr/local/bin/agentctl", "info").stdout
-    agent = run("/usr/local/bin/agentctl", "spawn", "--", "/bin/sleep", "600").stdout.strip()
+    checked = run("systemd-analyze", "verify", "--man=no", "/usr/local/lib/systemd/system/agentd.service")
+    assert checked.stdout + checked.stderr == ""
+    assert "the system's" in run(AGENTCTL, "info").stdout
+    group = os.stat("/run/agentix/control.sock").st_gid
+    assert run("getent", "group", str(group)).stdout.startswith("agentix:")
+    member = ("setpriv", "--reuid=4242", "--regid=4242", f"--groups={group}")
+    assert run(*member, AGENTCTL, "run", "--", "/bin/echo", "hello").stdout == "hello\n"
+
+
+def test_an_upgrade_ends_the_agents_and_starts_the_kernel_again(installed):
+    agent = run(AGENTCTL, "spawn", "--", "/bin/sleep", "600").stdout.strip()
     again = install()
     assert again.returncode == 0, again.stdout + again.stderr
     assert "starting the kernel again" in again.stdout
-    assert run("/usr/local/bin/agentctl", "wait", agent, check=False).returncode == 143
-    run("/usr/local/bin/agentctl", "run", "--", "/bin/true")
+    assert run(AGENTCTL, "wait", agent, check=False).returncode == 143
+    run(AGENTCTL, "run", "--", "/bin/true")
+
+
+def test_removed_it_leaves_what_agents_left(installed):
     assert install("--remove").returncode == 0
     assert run("systemctl", "is-active", "agentd", check=False).stdout == "inactive\n"
-    for path in ("/opt/agentix", "/usr/local/bin/agentctl", "/usr/local/lib/systemd/system/agentd.service"):
+    for path in ("/opt/agentix", AGENTCTL, "/usr/local/lib/systemd/system/agentd.service"):
         assert not os.path.lexists(path)
     assert os.path.isdir("/var/lib/agentix/journal")

@@ -42,7 +42,7 @@ class PrivateKernel:
 
     def output(self, agent: int) -> str:
         """What the agent has written to stdout and stderr so far."""
-        return b"".join(data for _, data in self.client.stream("logs", agent, False, None)).decode()
+        return b"".join(data for _, data, _ in self.client.stream("logs", agent, False, None)).decode()
 
     def socket_target(self, agent: dict[str, Any]) -> str:
         """SOCKET:UID of an agent's system-call socket, as native/load.c wants it."""

@@ -139,7 +139,7 @@ def _spawns(kernel: PrivateKernel, agent: int, lines: Iterator[str], rounds: int
 def _lines(client: Client, agent: int) -> Iterator[str]:
     """Whole lines of an agent's output as they come."""
     begun = ""
-    for _, data in client.stream("logs", agent, True, None):
+    for _, data, _ in client.stream("logs", agent, True, None):
         *whole, begun = (begun + data.decode()).split("\n")
         yield from whole
 

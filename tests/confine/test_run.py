@@ -230,3 +230,18 @@ async def test_thirty_at_once(lab):
         for _ in range(30):
             nursery.start_soon(one)
     assert results == [Ended(0, None)] * 30
+
+
+async def test_dispositions_of_whoever_started_the_kernel_are_not_inherited(open_lab):
+    ignored = {signal.SIGINT, signal.SIGHUP, signal.SIGUSR1}  # as nohup does, and a shell for what it puts behind itself
+    before = {number: signal.signal(number, signal.SIG_IGN) for number in ignored}
+    try:
+        async with open_lab() as lab:
+            program = await lab.launch(kind="exec", argv=("/bin/cat", "/proc/self/status"))
+            status = dict(line.split(":\t", 1) for line in (await program.rest()).splitlines())
+            asked = await lab.run("import signal\nprint(signal.getsignal(signal.SIGINT) is signal.default_int_handler)")
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    assert [number for number in ignored if int(status["SigIgn"], 16) >> number - 1 & 1] == []
+    assert asked.text == "True\n"

@@ -47,6 +47,7 @@ def prepare(profile: dict[str, Any]) -> template.Template:
     for what, soft, hard in _LIMITS:
         _limit(what, soft, hard)
     os.umask(0o022)
+    _reset_signals()
     # An agent's libc sets its handler later than the first doorbell may ring, and the default is to terminate.
     signal.signal(DOORBELL, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
@@ -56,6 +57,14 @@ def prepare(profile: dict[str, Any]) -> template.Template:
     gc.collect()
     gc.freeze()
     return layout
+
+
+def _reset_signals() -> None:
+    """What agentd was started with (nohup, or `&` in a script) is not for agents; Python's own choices are."""
+    for number in signal.valid_signals() - {signal.SIGPIPE, signal.SIGXFSZ}:
+        if signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def _be_killable() -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from agentix import libc
-from agentix.testing import private_kernel
+from agentix.testing import Kernel, private_kernel
 from agentix_syscalls import spawn
 from agentix_syscalls.errors import CallError
 
@@ -157,3 +157,11 @@ def test_signals_and_the_record(own):
     assert own.wait(agent).status == 137
     assert [row["data"]["signal"] for row in own.trace(agent, "signal")] == ["SIGKILL"]
     assert {row["kind"] for row in own.trace(agent)} >= {"spawn", "signal", "exit"}
+
+
+def test_output_that_is_missing_is_told():
+    class Losing:
+        def stream(self, *_args):
+            return iter([[1, b"one\n", 1], [0, b"9 bytes were lost: the disk was full", 2], [2, b"two\n", 3]])
+    stdout, stderr = Kernel(Path("/nowhere"), Losing()).output(1)
+    assert (stdout, stderr) == ("one\n", "agentix: 9 bytes were lost: the disk was full\ntwo\n")

@@ -81,17 +81,17 @@ class Kernel:
         return Result(agent, ended["status"], *self.output(agent), ended["why"], ended["detail"])
 
     def output(self, agent: int) -> tuple[str, str]:
-        """What the agent has written to stdout and stderr so far."""
-        written = {1: b"", 2: b""}
-        for stream, data, *_ in self.client.stream("logs", agent, False, None):
-            written[stream] += data
+        """What the agent has written to stdout and stderr so far. What is missing is told in a line of stderr."""
+        written = {1: bytearray(), 2: bytearray()}
+        for stream, data, _ in self.client.stream("logs", agent, False, None):
+            written[stream or 2] += data if stream else b"agentix: %s\n" % data
         return written[1].decode(errors="replace"), written[2].decode(errors="replace")
 
     def until(self, agent: int, text: str) -> None:
         """Wait until the agent has written `text`, to either stream. Raises AssertionError when it ends without."""
         seen = bytearray()
         with Client(socket_path(str(self.prefix))) as follower:
-            for _, data, *_ in follower.stream("logs", agent, True, None):
+            for _, data, _ in follower.stream("logs", agent, True, None):
                 seen += data
                 if text.encode() in seen:
                     return

@@ -55,6 +55,7 @@ VERBS: Final = {
     "exec": Entry("beside", "run a program beside an agent, in its sandbox"),
     "attach": Entry("beside", "look at an agent's output and type to it"),
     "ps": Entry("listing", "list agents"),
+    "top": Entry("top", "watch agents and the kernel's load"),
     "kill": Entry("signalling", "send a signal to agents"),
     "stop": Entry("signalling", "freeze agents (SIGSTOP)"),
     "cont": Entry("signalling", "continue stopped agents (SIGCONT)"),
@@ -298,10 +299,10 @@ class Verbs(click.Group):
 def _unwritten(error: OSError | _UnreadError) -> int:
     """The output cannot be written; what is something else is raised again."""
     number = errno.EPIPE if isinstance(error, _UnreadError) else error.errno
-    if number not in {errno.ENOSPC, errno.EPIPE}:
+    if number not in {errno.ENOSPC, errno.EPIPE, errno.EIO}:
         raise error
     sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - what is buffered would fail again at the exit
-    if number == errno.EPIPE:
+    if number != errno.ENOSPC:  # EIO: the terminal is gone
         return UNREAD
     complain(f"the output cannot be written: {os.strerror(number)}")
     return FAILED

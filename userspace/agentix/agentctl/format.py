@@ -42,14 +42,18 @@ def _coloured(text: str) -> str:
     return colour(text, fg=_STATES[text]) if text in _STATES else text
 
 
+def terminal_columns() -> int | None:
+    """How wide the terminal of stdout is, if it is one."""
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+
+
 def table(header: Sequence[str], rows: Iterable[Sequence[object]], right: Collection[str] = (), *,
           bare: bool = False) -> None:
     """Print columns; those named in `right` are right-aligned, one named STATE is coloured; `bare`: without the header.
 
     On a terminal no line is longer than that is wide: what is cut ends in an ellipsis.
     """
-    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
-    for line in lay_out(header, rows, right, width, bare=bare):
+    for line in lay_out(header, rows, right, terminal_columns(), bare=bare):
         click.echo(line)
 
 

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import resource
 from typing import TYPE_CHECKING, Any
 
 from agentix_kernel import about
@@ -32,7 +33,15 @@ async def info(client: "Client") -> dict[str, Any]:
     return about.kernel(kernel) | {
         "pid": os.getpid(), "prefix": config.prefix, "mount": config.mount, "state_dir": config.state_dir,
         "config": config.source, "records": kernel.journal.published, "durable": kernel.journal.durable,
-        "faults": kernel.faults}
+        "faults": kernel.faults, **_load()}
+
+
+def _load() -> dict[str, int]:
+    """What this process has used and uses."""
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    with open("/proc/self/statm", encoding="ascii") as file:
+        pages = int(file.read().split()[1])
+    return {"cpu_us": int((used.ru_utime + used.ru_stime) * 1e6), "memory_bytes": pages * resource.getpagesize()}
 
 
 async def shutdown(client: "Client", why: str) -> None:

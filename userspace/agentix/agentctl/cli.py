@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, NoReturn
 import click
 
 if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
+
     from agentix.control import Client
 
 class ExitStatus(NamedTuple):
@@ -76,6 +78,7 @@ VERBS: Final = {
     "runtimes": Entry("runtimes", "list runtimes: which interpreters agents run in"),
     "profiles": Entry("runtimes", "list profiles: named limits and settings"),
     "reload": Entry("runtimes", "read runtimes and profiles again"),
+    "completion": Entry("completion", "print the script that completes this in a shell"),
 }
 
 
@@ -223,9 +226,33 @@ _ID_DIGITS_MAX: Final = 18
 """What is longer has no form on the wire, and no agent has it."""
 
 
-def read_agent(word: str) -> int | str:
+class _Agent(click.ParamType):  # type: ignore[type-arg]  # generic in new clicks only
     """An agent by id or name: a number or text, as the control socket wants it."""
-    return int(word) if word.isdecimal() and len(word) <= _ID_DIGITS_MAX else word
+
+    name = "agent"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int | str:
+        word = str(value)
+        return int(word) if word.isdecimal() and len(word) <= _ID_DIGITS_MAX else word
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> "list[CompletionItem]":
+        """Names, or ids once a digit is typed. Without a kernel nothing, and no word of that into somebody's prompt."""
+        from click.shell_completion import CompletionItem
+
+        from agentix.control import NoKernelError
+        from agentix_syscalls.errors import CallError
+
+        try:
+            with ctx.ensure_object(Which).connect() as client:
+                rows = client.call("ps", True, False)
+        except (NoKernelError, CallError, OSError):
+            return []
+        words = [(str(row["id"] if incomplete[:1].isdecimal() else row["name"]), row) for row in rows]
+        return [CompletionItem(word, help=f"{row['name']} ({row['id']}), {row['state']}") for word, row in words
+                if word.startswith(incomplete)]
+
+
+read_agent: Final = _Agent()
 
 
 class _UnreadError(Exception):
@@ -261,6 +288,13 @@ class Verbs(click.Group):
         room = importlib.import_module(f"agentix.agentctl.{entry.room}")
         found: click.Command = getattr(room, cmd_name, None) or getattr(room, f"{cmd_name}_")  # exec is Python's
         return found
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> "list[CompletionItem]":
+        from click.shell_completion import CompletionItem
+
+        verbs = [CompletionItem(name, help=entry.summary) for name, entry in VERBS.items()
+                 if name.startswith(incomplete)]
+        return verbs + click.Command.shell_complete(self, ctx, incomplete)  # the group's own would import every room
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):

@@ -30,6 +30,8 @@ from agentix_syscalls import types
 from agentix_syscalls.errors import CallError
 
 if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
+
     from agentix_syscalls.spawn import Option
 
 SOURCE_MAX_BYTES: Final = (16 << 20) - (256 << 10)
@@ -62,6 +64,12 @@ class LaunchVerb(Verb):
             raise click.UsageError("What to run is missing: SCRIPT, -m MODULE or -- CMD.", ctx)
         ctx.params["command"] = command
         return rest
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> "list[CompletionItem]":
+        from click.shell_completion import CompletionItem
+
+        options = super().shell_complete(ctx, incomplete)
+        return options if incomplete.startswith("-") else [*options, CompletionItem(incomplete, type="file")]
 
     def collect_usage_pieces(self, ctx: click.Context) -> list[str]:
         return ["[OPTIONS]", "SCRIPT|-m MODULE|-- CMD", "[ARGS]..."]

@@ -64,7 +64,7 @@ def read_filter(word: str) -> Filter:
 def events(which: Which, *, follow: bool, tail: int | None, since_ns: int | None, until_ns: int | None,
            filters: tuple[Filter, ...], as_json: bool) -> None:
     """Show what happens to agents: starts, ends, signals, denials, limits, tools."""
-    agents = [read_agent(value) for key, value in filters if key == "agent"]
+    agents: list[int | str] = [read_agent(value) for key, value in filters if key == "agent"]
     names = [value for key, value in filters if key == "event"]
     _show(which, event_line, (agents or None, follow, tail, since_ns, until_ns, names), as_json=as_json)
 

@@ -1,8 +1,9 @@
 """Verbs about signals: kill, stop, cont, signals."""
+# ruff: noqa: ARG002 - the signatures of overridden methods are click's
 
 import errno
 import re
-from typing import Final
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
@@ -12,17 +13,33 @@ from agentix.agentctl.cli import Verb, Which, json_option, read_agent, verb
 from agentix_syscalls.errors import CallError
 from agentix_syscalls.signals import SIGNALS, Signal, SignalNameError, from_user
 
+if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
+
 _SHORT: Final = re.compile(r"-(\d+|[A-Z][A-Z0-9]+)\Z")
 
 
-def read_signal(word: str) -> Signal | None:
-    """A signal by name, or by Linux's number; None for 0, which only looks. Raises BadParameter."""
-    if word == "0":
-        return None
-    try:
-        return from_user(word)
-    except SignalNameError as error:
-        raise click.BadParameter(f"{error}.") from None
+class _Signal(click.ParamType):  # type: ignore[type-arg]  # generic in new clicks only
+    """A signal by name, or by Linux's number; PROBE for 0, which only looks."""
+
+    name = "signal"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> "Signal | int":
+        if value == "0":
+            return PROBE
+        try:
+            return from_user(str(value))
+        except SignalNameError as error:
+            raise click.BadParameter(f"{error}.") from None
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> "list[CompletionItem]":
+        from click.shell_completion import CompletionItem
+
+        names = ((row.name.removeprefix("SIG"), row.doc) for row in SIGNALS)
+        return [CompletionItem(name, help=doc) for name, doc in names if name.startswith(incomplete.upper())]
+
+
+PROBE: Final = 0
 
 
 class KillVerb(Verb):
@@ -63,15 +80,15 @@ def _list(context: click.Context, _param: click.Parameter, value: bool) -> None:
     ("agentctl kill -USR1 7 8", "two at once; without a handler it ends them"),
     ("agentctl kill -0 scout", "nothing is sent; status 0 if it lives"),
 ))
-@click.option("-s", "--signal", type=read_signal, default="TERM", metavar="SIG", show_default=True,
+@click.option("-s", "--signal", type=_Signal(), default="TERM", metavar="SIG", show_default=True,
               help="Name, or Linux's number; -SIG does as well; 0 only looks if they live.")
 @click.option("-l", "--list", is_flag=True, is_eager=True, expose_value=False, callback=_list,
               help="List the names of the signals, and nothing else.")
 @_group
 @_agents
-def kill(which: Which, agents: tuple[int | str, ...], *, signal: Signal | None, group: bool) -> int:
+def kill(which: Which, agents: tuple[int | str, ...], *, signal: Signal | int, group: bool) -> int:
     """Send a signal to agents. Bare numbers are Linux's: -9 is SIGKILL. See agentctl signals."""
-    return _look(which, agents) if signal is None else _send(which, agents, signal.number, group=group)
+    return _look(which, agents) if isinstance(signal, int) else _send(which, agents, signal.number, group=group)
 
 
 @verb(examples=(("agentctl stop scout", "it executes nothing until agentctl cont scout"),))

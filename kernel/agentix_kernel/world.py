@@ -84,8 +84,9 @@ class Runtime:
 
     `executable`: the interpreter; "" is agentd's own. `venv`: its virtual environment, or "". `preload`: modules that
     are imported before there is an agent. `binds`: (source, target) of host folders that all of its agents see,
-    read-only. `folders`: where the interpreter and its packages are, outside of /usr; seen inside, too. `serial`:
-    another one makes another runtime of what is the same otherwise.
+    read-only. `folders`: where the interpreter and its packages are, outside of /usr; seen inside, too. `marks`:
+    (path, device, inode and perhaps ctime) of what was looked at before it was trusted; when one is another now, it is
+    not run. `serial`: another one makes another runtime of what is the same otherwise.
     """
 
     name: str = DEFAULT_RUNTIME
@@ -95,6 +96,7 @@ class Runtime:
     binds: tuple[tuple[str, str], ...] = ()
     env: tuple[tuple[str, str], ...] = ()
     folders: tuple[str, ...] = ()
+    marks: tuple[tuple[str, tuple[int, ...]], ...] = ()
     serial: int = 0
 
 

@@ -30,7 +30,7 @@ def venv(tmp_path):
 
 def of(venv, **more) -> Runtime:
     found = look(str(venv))
-    return Runtime("other", found.executable, found.venv, folders=found.folders, **more)
+    return Runtime("other", found.executable, found.venv, folders=found.folders, marks=found.marks, **more)
 
 
 async def until(condition):
@@ -131,6 +131,23 @@ async def test_a_slow_import_holds_up_nobody_else_and_is_ended_when_it_is_given_
             pid = await until(lambda: next(filter(lambda child: str(venv) in command(child), children()), 0))
             scope.cancel()
     await until(lambda: not os.path.exists(f"/proc/{pid}"))
+
+
+async def test_what_has_changed_is_not_run_before_it_was_looked_at(lab, venv):
+    """Once root has removed a venv in a folder of all, as /tmp, anybody may put theirs in its place."""
+    runtime = of(venv)
+    lab.sandboxes.keep((runtime,))
+    ready = await until(lambda: (ready := lab.sandboxes.readiness(runtime)).state == "ready" and ready)
+    shutil.rmtree(venv)
+    (venv / "bin").mkdir(parents=True)
+    (venv / "bin" / "python").write_text(f"#!/bin/sh\ntouch {venv}/ran\n")
+    (venv / "bin" / "python").chmod(0o755)
+    os.kill(ready.pid, signal.SIGKILL)
+    failed = await until(lambda: (now := lab.sandboxes.readiness(runtime)).state == "failed" and now)
+    assert "changed since it was looked at" in failed.detail
+    with pytest.raises(LaunchError, match="changed since it was looked at"):
+        await lab.launch("pass", runtime=runtime)
+    assert not (venv / "ran").exists()
 
 
 def command(pid: int) -> str:

@@ -70,7 +70,7 @@ def test_all_keys(folder, venv):
     runtime = settings.runtimes["ml"].runtime
     assert (runtime.name, runtime.executable, runtime.venv) == ("ml", f"{venv}/bin/python", str(venv))
     assert (runtime.preload, runtime.binds) == (("json", "xml.dom"), ((f"{folder}/data", "/data"),))
-    assert (runtime.env, settings.runtimes["ml"].doc) == ((("A", "1"),), "for models")
+    assert (runtime.env, settings.runtimes["ml"].given["doc"]) == ((("A", "1"),), "for models")
     assert str(venv) in runtime.folders
     assert settings.runtimes["ml"].interpreter.version == ".".join(map(str, sys.version_info[:3]))
     profile = settings.profiles["small"]
@@ -208,11 +208,20 @@ def test_an_old_python_is_refused(folder, refused):
 
 
 def test_a_change_of_the_venv_is_seen(folder, venv):
-    configured = read(folder, runtime_a=f"python = '{venv}'").runtimes["a"]
-    assert configured.changed() is None
+    (folder / "data").mkdir()
+    text = f"python = '{venv}'\nbinds_ro = ['{folder}/data:/data']"
+    runtime = read(folder, runtime_a=text).runtimes["a"].runtime
+    (folder / "data" / "new").write_text("what is in it may change")
+    assert not zygotes.changed(runtime)
     os.mkdir(venv / "lib" / f"python3.{sys.version_info.minor}" / "site-packages" / "new")
-    assert configured.changed() == configured.interpreter.now()
-    assert read(folder, runtime_b="preload = ['json']").runtimes["b"].changed() is None
+    assert zygotes.changed(runtime)
+    runtime = read(folder).runtimes["a"].runtime
+    assert not zygotes.changed(runtime)
+    (folder / "data").rename(folder / "old")
+    assert zygotes.changed(runtime)
+    (folder / "data").mkdir()
+    assert zygotes.changed(runtime)
+    assert not zygotes.changed(read(folder, runtime_b="preload = ['json']").runtimes["b"].runtime)
 
 
 def test_flags_go_before_the_profile(folder):

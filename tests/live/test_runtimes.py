@@ -126,8 +126,8 @@ for option in ({"runtime": "default"}, {"runtime": "plain"}, {"profile": "small"
 print(libc.waitpid(libc.spawn(sys.argv[0], args=["child"])).code)
 """), check=0)
     assert done.stdout.splitlines() == [
-        *(f"1 spawn: option '{name}' is the operator's; a child inherits its parent's"
-          for name in ("runtime", "runtime", "profile")), "7"]
+        *["1 spawn: option 'runtime' is the operator's; a child inherits its parent's"] * 2,
+        "1 spawn: option 'profile' is the operator's", "7"]
 
 
 @pytest.mark.parametrize(("flags", "status", "told"), [

@@ -37,6 +37,21 @@ class Profile:
     runtime: Runtime = OWN_RUNTIME
 
 
+def mark(path: str) -> tuple[int, ...]:
+    """Device, inode and ctime, which nobody can set; nothing when it is gone."""
+    try:
+        info = os.stat(path)
+    except OSError:
+        return ()
+    return info.st_dev, info.st_ino, info.st_ctime_ns
+
+
+def changed(runtime: Runtime) -> tuple[tuple[int, ...], ...]:
+    """The marks of today, if they are others than when the runtime was looked at. A few stat calls."""
+    now = tuple(mark(path)[:len(then)] for path, then in runtime.marks)
+    return now if now != tuple(then for _, then in runtime.marks) else ()
+
+
 def own_packages() -> tuple[str, ...]:
     """The folders that our own packages, and what they need in a zygote, are imported from."""
     found = (importlib.util.find_spec(name) for name in ("agentix_kernel", "agentix_syscalls", "agentix", "msgpack"))
@@ -154,6 +169,8 @@ class Zygotes:
             raise
 
     async def _make(self, profile: Profile) -> socket.socket:
+        if changed(profile.runtime):  # and who knows by whom, once it was removed
+            raise LaunchError(errno.ESTALE, "zygote", "changed since it was looked at, and not run again before it is")
         ours, theirs = messages.pair()
         ours.setblocking(False)
         fds: list[int] = []

@@ -7,10 +7,11 @@ and every folder on the way to them and to what they show, must be root's.
 import os
 from typing import Any, Final
 
-from attrs import define, field, frozen
+from attrs import define, evolve, field, frozen
 
 from agentix_kernel.config import Config, ConfigError, Key, check_path, read_keys, shown
 from agentix_kernel.confine import template
+from agentix_kernel.confine.zygotes import mark
 from agentix_kernel.policy import parse_rule
 from agentix_kernel.runtimes.interpreter import Interpreter, look
 from agentix_kernel.world import DEFAULT_RUNTIME, Bind, Runtime, identity
@@ -64,18 +65,12 @@ _PROFILE_KEYS: Final = {key.name: key for key in PROFILE_KEYS}
 
 @frozen
 class Configured:
-    """A runtime as its file says. `interpreter`: None for agentd's own."""
+    """A runtime as its file said: `given` is what stood there. `interpreter`: None for agentd's own."""
 
     runtime: Runtime
     file: str
-    doc: str
-    python: str | None
+    given: dict[str, Any]
     interpreter: Interpreter | None
-
-    def changed(self) -> tuple[int, ...] | None:
-        """The stamp of its interpreter, if that has changed since it was looked at."""
-        now = self.interpreter.now() if self.interpreter is not None else None
-        return now if self.interpreter is not None and now != self.interpreter.stamp else None
 
 
 @frozen
@@ -96,8 +91,8 @@ class Settings:
     runtimes: dict[str, Configured] = field(factory=dict[str, Configured])
     profiles: dict[str, Profile] = field(factory=dict[str, Profile])
     serial: int = 0
-    faults: dict[str, tuple[tuple[int, ...], str]] = field(factory=dict[str, tuple[tuple[int, ...], str]])
-    """Of runtimes that have changed so that they cannot be used: the stamp, and what is wrong with it."""
+    faults: dict[str, tuple[object, str]] = field(factory=dict[str, tuple[object, str]])
+    """Of runtimes that have changed so that they cannot be used: their marks then, and what is wrong."""
 
     def close(self) -> None:
         for profile in self.profiles.values():
@@ -111,7 +106,8 @@ def load(config: Config, serial: int) -> Settings:
     settings = Settings(serial=serial)
     try:
         for name, path in _files(config.runtimes_dir):
-            settings.runtimes[name] = _runtime(config, name, path, serial)
+            given = read_keys(path, _RUNTIME_KEYS, RUNTIMES_PAGE)
+            settings.runtimes[name] = configure(config, name, path, given, serial)
         for name, path in _files(config.profiles_dir):
             settings.profiles[name] = _profile(config, name, path)
         _check_references(config, settings)
@@ -119,13 +115,6 @@ def load(config: Config, serial: int) -> Settings:
         settings.close()
         raise
     return settings
-
-
-def renewed(configured: Configured, serial: int) -> Configured:
-    """The same after a change of its interpreter. Raises ConfigError."""
-    assert configured.python is not None, "agentd's own does not change under it"
-    interpreter = _look(configured.file, configured.python)
-    return _made(configured.runtime, interpreter, serial, configured.file, configured.doc, configured.python)
 
 
 def _files(folder: str) -> list[tuple[str, str]]:
@@ -149,27 +138,23 @@ def _files(folder: str) -> list[tuple[str, str]]:
     return found
 
 
-def _runtime(config: Config, name: str, path: str, serial: int) -> Configured:
-    given = read_keys(path, _RUNTIME_KEYS, RUNTIMES_PAGE)
-    python = given.get("python")
-    interpreter = _look(path, python) if python is not None else None
-    binds = given.get("binds_ro", ())
-    runtime = Runtime(name, preload=given.get("preload", ()), binds=binds, env=tuple(given.get("env", {}).items()))
-    made = _made(runtime, interpreter, serial, path, given.get("doc", ""), python)
-    for number, (source, target) in enumerate(binds):
+def configure(config: Config, name: str, path: str, given: dict[str, Any], serial: int) -> Configured:
+    """A runtime from what its file says, with all that it names looked at. Raises ConfigError."""
+    interpreter = _look(path, given["python"]) if "python" in given else None
+    runtime = Runtime(name, preload=given.get("preload", ()), binds=given.get("binds_ro", ()),
+                      env=tuple(given.get("env", {}).items()), serial=serial)
+    if interpreter is not None:
+        runtime = evolve(runtime, executable=interpreter.executable, venv=interpreter.venv,
+                         folders=interpreter.folders, marks=interpreter.marks)
+    others = (*runtime.folders, *template.python_folders())
+    for source, target in runtime.binds:
         _check_source(config, path, source)
         if not os.path.isdir(source):
             raise ConfigError(f"{path}: binds_ro: {source} is not a folder; a single file is for a profile's binds_ro")
-        others = (*made.runtime.folders, *template.python_folders(), *(other for _, other in binds[:number]))
         _check_target(path, target, others)
-    return made
-
-
-def _made(runtime: Runtime, interpreter: Interpreter | None, serial: int, path: str, doc: str,
-          python: str | None) -> Configured:
-    where = (interpreter.executable, interpreter.venv, interpreter.folders) if interpreter else ("", "", ())
-    complete = Runtime(runtime.name, where[0], where[1], runtime.preload, runtime.binds, runtime.env, where[2], serial)
-    return Configured(complete, path, doc, python, interpreter)
+        others = (*others, target)
+    sources = tuple((source, mark(source)[:2]) for source, _ in runtime.binds)
+    return Configured(evolve(runtime, marks=runtime.marks + sources), path, given, interpreter)
 
 
 def _look(path: str, python: str) -> Interpreter:

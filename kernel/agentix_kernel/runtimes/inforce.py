@@ -10,8 +10,9 @@ import trio
 from attrs import evolve
 
 from agentix_kernel.config import ConfigError
+from agentix_kernel.confine.zygotes import changed
 from agentix_kernel.kernel import Kernel
-from agentix_kernel.runtimes.files import Configured, Profile, Settings, load, renewed
+from agentix_kernel.runtimes.files import Configured, Profile, Settings, configure, load
 from agentix_kernel.runtimes.interpreter import own_version
 from agentix_kernel.world import DEFAULT_RUNTIME, OWN_RUNTIME, Bind, LaunchError, Readiness, Runtime
 from agentix_syscalls import records
@@ -63,26 +64,27 @@ async def current(kernel: Kernel, name: str) -> Runtime:
         configured = settings.runtimes.get(name)
         if configured is None:
             raise LaunchError(errno.ESTALE, "runtime", f"{name} is not configured any more")
-        stamp = configured.changed()
-        if stamp is None:
+        marks = changed(configured.runtime)
+        if not marks:
             return configured.runtime
         async with kernel.reloading:
             if kernel.settings is settings and settings.runtimes[name] is configured:
-                await _renew(kernel, configured, stamp)
+                await _renew(kernel, configured, marks)
     return OWN_RUNTIME
 
 
-async def _renew(kernel: Kernel, configured: Configured, stamp: tuple[int, ...]) -> None:
+async def _renew(kernel: Kernel, configured: Configured, marks: object) -> None:
     """Once for each change: an agent may ask again and again, and it is not on its account."""
     settings, name = kernel.settings, configured.runtime.name
     known, message = settings.faults.get(name, (None, ""))
-    if known == stamp:
+    if known == marks:
         raise LaunchError(errno.ESTALE, "runtime", message)
     settings.serial += 1
     try:
-        settings.runtimes[name] = await trio.to_thread.run_sync(renewed, configured, settings.serial)
+        settings.runtimes[name] = await trio.to_thread.run_sync(
+            configure, kernel.config, name, configured.file, configured.given, settings.serial)
     except ConfigError as error:
-        settings.faults[name] = stamp, str(error)
+        settings.faults[name] = marks, str(error)
         raise LaunchError(errno.ESTALE, "runtime", str(error)) from error
     keep(kernel)
 
@@ -135,7 +137,7 @@ async def _record(kernel: Kernel, settings: Settings, verdict: int, detail: str)
 
 def runtimes(kernel: Kernel) -> list[dict[str, Any]]:
     """Rows of the runtimes in force, the kernel's own first; of their environments the names only."""
-    own = Configured(OWN_RUNTIME, "", "agentd's own interpreter", None, None)
+    own = Configured(OWN_RUNTIME, "", {"doc": "agentd's own interpreter"}, None)
     return [_runtime_row(kernel, configured) for configured in (own, *kernel.settings.runtimes.values())]
 
 
@@ -146,20 +148,21 @@ def _runtime_row(kernel: Kernel, configured: Configured) -> dict[str, Any]:
         "name": runtime.name, "version": interpreter.version if interpreter else own_version(),
         "state": readiness.state, "detail": readiness.detail, "pid": readiness.pid,
         "agents": _living(kernel, "runtime", runtime.name),
-        "preload": list(runtime.preload), "python": configured.python, "venv": runtime.venv,
+        "preload": list(runtime.preload), "python": configured.given.get("python"), "venv": runtime.venv,
         "binds": [{"target": target, "source": source} for source, target in runtime.binds],
-        "environment": sorted(name for name, _ in runtime.env), "file": configured.file, "doc": configured.doc,
+        "environment": sorted(name for name, _ in runtime.env), "file": configured.file,
+        "doc": configured.given.get("doc", ""),
     }
 
 
 def _readiness(kernel: Kernel, configured: Configured) -> Readiness:
-    stamp = configured.changed()
-    if stamp is None:
+    marks = changed(configured.runtime)
+    if not marks:
         return kernel.world.sandboxes.readiness(configured.runtime)
     known, message = kernel.settings.faults.get(configured.runtime.name, (None, ""))
-    if known == stamp:
+    if known == marks:
         return Readiness("failed", 0, message)
-    return Readiness("changed", 0, "its interpreter or packages have changed; the next spawn looks at them again")
+    return Readiness("changed", 0, "its interpreter, packages or folders changed; the next spawn looks at them again")
 
 
 def profiles(kernel: Kernel) -> list[dict[str, Any]]:

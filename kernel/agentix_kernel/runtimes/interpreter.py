@@ -15,7 +15,7 @@ from attrs import frozen
 
 from agentix_kernel.config import ConfigError, check_path, open_to_others, shown
 from agentix_kernel.confine import template
-from agentix_kernel.confine.zygotes import ENVIRONMENT, own_packages
+from agentix_kernel.confine.zygotes import ENVIRONMENT, mark, own_packages
 from agentix_syscalls import __version__
 
 OLDEST: Final = (3, 11)
@@ -37,20 +37,15 @@ _SO: Final = "and with it what runs as root; take it from them with chown -R roo
 
 @frozen
 class Interpreter:
-    """`venv`: the virtual environment's folder, or "". `watched`: files and folders that change with it; `stamp`: when
-    they last had changed (ctime) as it was looked at.
+    """`venv`: the virtual environment's folder, or "". `marks`: see world.Runtime; of the interpreter, pyvenv.cfg and
+    the folders of its path, which are others when a package was installed or removed.
     """
 
     executable: str
     venv: str
     version: str
     folders: tuple[str, ...]
-    watched: tuple[str, ...]
-    stamp: tuple[int, ...]
-
-    def now(self) -> tuple[int, ...]:
-        """Today's stamp: another when a package was installed or removed, or it is gone. A few stat calls."""
-        return _stamp(self.watched)
+    marks: tuple[tuple[str, tuple[int, ...]], ...]
 
 
 def own_version() -> str:
@@ -76,7 +71,7 @@ def look(python: str) -> Interpreter:
             raise ConfigError(f"{python}: it lives in {folder}, and {ours} of a sandbox is its own; move it elsewhere, "
                               "such as below /opt or /srv")
     watched = (executable, *((f"{venv}/pyvenv.cfg",) if venv else ()), *path)
-    return Interpreter(executable, venv, version, folders, watched, _stamp(watched))
+    return Interpreter(executable, venv, version, folders, tuple((each, mark(each)) for each in watched))
 
 
 def check_tree(folder: str) -> None:
@@ -146,12 +141,3 @@ def _ask(python: str, executable: str) -> tuple[str, str, str, list[str]]:
         raise ConfigError(f"{python}: its agentix is {agentix}, this kernel's {__version__}; install that there, or "
                           "none: the kernel lends its own")
     return version, prefix, base, [folder for folder in path if os.path.isdir(folder)]
-
-
-def _stamp(paths: tuple[str, ...]) -> tuple[int, ...]:
-    def changed_ns(path: str) -> int:
-        try:
-            return os.stat(path).st_ctime_ns
-        except OSError:
-            return -1
-    return tuple(map(changed_ns, paths))

@@ -113,8 +113,10 @@ def test_agents_inherit_nothing_of_the_manager(serve):
     live = serve(watchdog_us=600_000_000)
     pids = [int(pid) for pid in live.ctl("run", "--", "/bin/sh", "-c", "env >&2; echo $$", check=0).stdout.split()]
     assert pids == [2]
-    children = subprocess.run(["pgrep", "-P", str(live.process.pid)], capture_output=True, text=True, check=True)
-    for pid in children.stdout.split():
+    with open(f"/proc/{live.process.pid}/task/{live.process.pid}/children") as file:
+        children = file.read().split()
+    assert children
+    for pid in children:
         with open(f"/proc/{pid}/environ") as file:
             assert "NOTIFY_SOCKET" not in file.read()
 

@@ -82,6 +82,14 @@ def test_an_upgrade_ends_the_agents_and_starts_the_kernel_again(installed):
     run(AGENTCTL, "run", "--", "/bin/true")
 
 
+def test_a_kernel_that_was_started_by_hand_is_not_pulled_from_under_its_agents(installed):
+    run("systemctl", "stop", "agentd")
+    os.makedirs("/run/agentix", exist_ok=True)
+    refused = run("flock", "/run/agentix/agentd.lock", f"{ROOT}/install", "--remove", check=False)
+    assert (refused.returncode, "systemd did not start" in refused.stderr) == (1, True)
+    assert os.path.exists(AGENTCTL)
+
+
 def test_removed_it_leaves_what_agents_left(installed):
     assert install("--remove").returncode == 0
     assert run("systemctl", "is-active", "agentd", check=False).stdout == "inactive\n"

@@ -44,6 +44,8 @@ def test_below_a_folder_again_and_removed(tmp_path):
     assert run(local / "bin/agentd", "--version").stdout.startswith("agentd, version ")
     page = local / "share/man/man8/agentd.8"
     assert page.read_text() == (ROOT / "man/man8/agentd.8").read_text()
+    completion = (local / "share/bash-completion/completions/agentctl").read_text()
+    assert completion == run(local / "bin/agentctl", "completion", "bash").stdout
     unit = (local / "lib/systemd/system/agentd.service").read_text()
     started = next(line for line in unit.splitlines() if line.startswith("ExecStart="))
     assert os.access(started.removeprefix("ExecStart="), os.X_OK)

@@ -7,6 +7,7 @@ import socket
 import pytest
 
 import agentix.control
+from agentix.agentctl import cli
 from agentix.control import private_kernels
 from agentix_syscalls import control
 
@@ -122,3 +123,20 @@ def test_entries_of_the_dead_and_oddities_are_passed_over(place, tmp_path):
         left.bind(str(tmp_path / "left/run/control.sock"))
     (place / "left").symlink_to(tmp_path / "left")
     assert private_kernels() == []
+
+
+def test_nothing_is_said_into_somebodys_prompt(start, monkeypatch, capfd):
+    private = start("private")
+    private.on("ps", [{"id": 7, "name": "scout", "state": "running"}])
+
+    def complete():
+        monkeypatch.setenv("COMP_WORDS", "agentctl stop sc")
+        monkeypatch.setenv("COMP_CWORD", "2")
+        monkeypatch.setenv("_AGENTCTL_COMPLETE", "bash_complete")
+        with pytest.raises(SystemExit):
+            cli.main(args=[])
+        return capfd.readouterr()
+
+    assert complete() == ("plain,scout\n", "")
+    start("second")
+    assert complete() == ("\n", "")  # no words

@@ -102,8 +102,11 @@ class Which:
     def __init__(self, prefix: str | None = None) -> None:
         self.prefix = prefix
 
-    def connect(self) -> "Client":
-        """A new connection. Raises NoKernelError, CallError, and Failure when several private ones could be meant."""
+    def connect(self, *, quiet: bool = False) -> "Client":
+        """A new connection. Raises NoKernelError, CallError, and Failure when several private ones could be meant.
+
+        Unless it is to be quiet, it says so when it had to find a private one.
+        """
         from agentix.control import Client, NoKernelError, socket_path
 
         try:
@@ -114,7 +117,8 @@ class Which:
                 raise
         client = Client(socket_path(found))
         self.prefix = found
-        complain(f"no system kernel is running: using the private one, --prefix {_word(found)}")
+        if not quiet:
+            complain(f"no system kernel is running: using the private one, --prefix {_word(found)}")
         return client
 
 
@@ -243,9 +247,9 @@ class _Agent(click.ParamType):  # type: ignore[type-arg]  # generic in new click
         from agentix_syscalls.errors import CallError
 
         try:
-            with ctx.ensure_object(Which).connect() as client:
+            with ctx.ensure_object(Which).connect(quiet=True) as client:
                 rows = client.call("ps", True, False)
-        except (NoKernelError, CallError, OSError):
+        except (NoKernelError, CallError, Failure, OSError):
             return []
         words = [(str(row["id"] if incomplete[:1].isdecimal() else row["name"]), row) for row in rows]
         return [CompletionItem(word, help=f"{row['name']} ({row['id']}), {row['state']}") for word, row in words

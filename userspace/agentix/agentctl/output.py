@@ -2,6 +2,7 @@
 
 import heapq
 import queue
+import signal
 import sys
 import threading
 import time
@@ -146,8 +147,11 @@ def _as_they_come(logs: list[Iterator[Any]]) -> Iterator[Item]:
         with suppress(OSError):  # the connection was closed here: nobody wants more
             for item in _items(number, log):
                 came.put(item)
+    # A Ctrl-C that went to one of the threads would not wake this one.
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     for number, log in enumerate(logs):
         threading.Thread(target=wait_for, args=(number, log), daemon=True).start()
+    signal.pthread_sigmask(signal.SIG_SETMASK, before)
     left = len(logs)
     while left:
         number, item = came.get()

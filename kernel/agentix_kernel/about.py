@@ -39,6 +39,8 @@ def row(kernel: Kernel, process: Process, *, usage: bool = True) -> dict[str, An
 def inspect(kernel: Kernel, process: Process) -> dict[str, Any]:
     """All that the kernel knows of an agent; of its environment the names only."""
     limits, command, signals = process.limits, process.command, process.signals
+    held_bytes, held_files = kernel.tree.held(process.id)
+    log_bytes = process.log.size() if process.log is not None else 0
     return row(kernel, process) | {
         "pid": process.sandbox.pid if process.sandbox and process.alive else 0,
         "children": sorted(process.children), "spawned": process.spawned, "spawn_max": process.policy.spawn_max,
@@ -52,5 +54,6 @@ def inspect(kernel: Kernel, process: Process) -> dict[str, Any]:
         "last_end": process.lives.last.detail if process.lives.last else "",
         "connections": len(process.sessions), "pending_signals": sorted(signals.pending), "signal_mask": signals.mask,
         "dispositions": {str(number): value for number, value in sorted(signals.dispositions.items())},
+        "held": {"bytes": held_bytes, "files": held_files, "log_bytes": log_bytes},
         "tree": f"{kernel.config.mount}/{process.id}", "last_denial": process.last_denial,
     }

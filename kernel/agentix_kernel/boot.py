@@ -26,7 +26,7 @@ from agentix_kernel.journal.disk import RealClock, RealDisk
 from agentix_kernel.journal.journal import Journal
 from agentix_kernel.kernel import Kernel
 from agentix_kernel.layers import table as layer_table
-from agentix_kernel.lifecycle import adopt, end_all
+from agentix_kernel.lifecycle import adopt, end_all, sweep
 from agentix_kernel.process import Process
 from agentix_kernel.registry import Registry, UidRange, claim_range
 from agentix_kernel.runtimes import inforce
@@ -230,6 +230,7 @@ async def _run(machine: Machine, ready: Callable[[Kernel], None]) -> None:
             async with _served(machine, kernel, nursery), trio.open_nursery() as running:
                 await running.start(kernel.run, partial(_end, machine))
                 _restart(machine, kernel)
+                running.start_soon(sweep, kernel)
                 ready(kernel)
                 machine.step("ready", " ".join(["agentctl", *prefix_words(machine.config), "ps"]))
                 machine.manager.tell(READY=1, STATUS=notify.status(kernel))

@@ -90,6 +90,8 @@ class Kernel:
     correlation: int = 0
     faults: int = 0
     """Faults of the kernel's own since boot."""
+    sweeping: trio.Event | None = None
+    """While the files of removed agents are being erased; set when they are."""
     layers: list[dict[str, Any]] = field(factory=list[dict[str, Any]])
     """The matrix of layers as probed at boot: rows of doctor."""
     settings: Settings = field(factory=Settings)

@@ -20,6 +20,9 @@ from agentix_syscalls.spawn import Restart
 
 NO_RESTART: Final = Restart()
 
+_SWEEP_MAX: Final = 100
+"""Removed agents whose files one process erases."""
+
 
 async def spawn(kernel: Kernel, command: Command, limits: Limits, policy: Policy, name: str | None,
                 parent: Process | None, restart: Restart = NO_RESTART) -> tuple[Process, int]:
@@ -197,17 +200,46 @@ def _unmake(kernel: Kernel, process: Process) -> None:
         parent.children.discard(process.id)
         parent.spawned -= family_of(process.policy)
     forget(kernel, process)
+    kernel.start(sweep, kernel)
     process.over.set()
     process.gone.set()
 
 
 def forget(kernel: Kernel, process: Process) -> None:
-    """Remove a dead agent: its tree, log, name, and its uid with its files."""
+    """Remove a dead agent: its tree, log, name, and its uid with its files. What is on disk is only set aside."""
     assert not process.alive
     kernel.table.remove(process)
     if kernel.tree.has(process.id):
         kernel.tree.remove(process.id)
     kernel.registry.forget(process)
+
+
+async def sweep(kernel: Kernel) -> None:
+    """Until the files of all removed agents are erased; one task does it for all who wait.
+
+    The kernel goes on meanwhile. Not in a thread: for each of very many names it would wait for its turn to run Python.
+    """
+    if kernel.sweeping is None and kernel.tree.aside():
+        kernel.sweeping = trio.Event()
+        kernel.start(_sweep, kernel, kernel.sweeping)
+    if kernel.sweeping is not None:
+        await kernel.sweeping.wait()
+
+
+async def _sweep(kernel: Kernel, done: trio.Event) -> None:
+    """What is set aside meanwhile goes as well. What a shutdown interrupts, the next boot sweeps."""
+    tried: set[str] = set()
+    try:
+        while folders := [path for path in kernel.tree.aside() if path not in tried][:_SWEEP_MAX]:
+            tried.update(folders)
+            result = await trio.run_process(["rm", "-rf", "--one-file-system", "--", *folders], check=False,
+                                            capture_stderr=True)
+            if result.returncode:
+                kernel.fault_text("sweep", result.stderr.decode(errors="replace"))
+                kernel.flush()
+    finally:
+        kernel.sweeping = None
+        done.set()
 
 
 def _watch(kernel: Kernel, process: Process) -> Watch:
@@ -234,16 +266,28 @@ async def _supervise(kernel: Kernel, process: Process) -> None:
     if process.life == 1:  # here: who asked for it waits for the record's disk, not for this one
         kernel.registry.keep_source(process)
     ended: Ended | None = None
-    with trio.move_on_after(process.limits.timeout_s or float("inf")):
+    process.time = trio.CancelScope()
+    set_timeout(process, process.limits.timeout_s)
+    with process.time:
         ended = await process.sandbox.wait()
     if ended is None:
-        detail = f"ran longer than its {process.limits.timeout_s:g} s"
+        allowed_s = process.limits.timeout_s
+        detail = "its time is over" if allowed_s is None else f"ran longer than its {allowed_s:g} s"
         kernel.record(records.LIMIT, process, data=("timeout", detail))
         doom(kernel, process, End(Why.TIMEOUT, signal="SIGKILL", detail=detail))
         kernel.flush()
         ended = await process.sandbox.wait()
     with trio.CancelScope(shield=True):
         await _bury(kernel, process, ended)
+
+
+def set_timeout(process: Process, timeout_s: float | None) -> None:
+    """It is killed in so many seconds from now; None: never for that."""
+    process.time.deadline = trio.current_time() + (float("inf") if timeout_s is None else timeout_s)
+
+
+def lived_s(kernel: Kernel, process: Process) -> float:
+    return (kernel.world.clock.monotonic_ns() - process.born_ns) / 1e9
 
 
 def _classify(process: Process, ended: Ended) -> End:

@@ -204,6 +204,8 @@ class Process:
     """This life has not begun yet, and waits for its time; cancelled, it begins at once, or ends if doomed."""
     again: tuple[Bind, ...] | None = None
     """An operator wants another life after this one, with these binds."""
+    time: trio.CancelScope = field(factory=trio.CancelScope)
+    """Its deadline is when the agent's time is over."""
     steering: trio.Lock = field(factory=trio.Lock)
     over: trio.Event = field(factory=trio.Event)
     """Set when nothing of this life is left: killed, proven, closed."""
@@ -257,6 +259,12 @@ class ProcessTable:
     def latest(self, process: Process) -> Process:
         """The last life of an agent, of which this may be an earlier one; itself when the agent was removed."""
         return self.by_id.get(process.id, process)
+
+    def rename(self, process: Process, name: str) -> None:
+        assert name not in self.by_name, "checked by whoever asks"
+        del self.by_name[process.name]
+        process.name = name
+        self.by_name[name] = process
 
     def remove(self, process: Process) -> None:
         assert not process.alive

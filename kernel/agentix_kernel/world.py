@@ -247,6 +247,9 @@ class Sandbox(Protocol):
         False: the Linux kernel says that something is still alive after 5 s.
         """
         ...
+    def set_limits(self, limits: Limits) -> None:
+        """Change what it may use, now; its time is the kernel's business. Raises OSError (EBUSY: memory in use)."""
+        ...
     def usage(self) -> Usage: ...
     def pids(self) -> list[int]:
         """Host pids of everything in it."""

@@ -4,11 +4,12 @@ Same frames as system calls. Who asks is known by SO_PEERCRED; root and the grou
 A streaming operation answers with frames flagged F_MORE and a last one without.
 """
 
-from typing import Final
+import stat
+from typing import Any, Final
 
 from attrs import frozen
 
-from agentix_syscalls import types
+from agentix_syscalls import spawn, types
 from agentix_syscalls.tables import Arg, Operation
 
 STATES: Final = ("ready", "running", "stopped", "zombie", "dead")
@@ -29,7 +30,31 @@ class Control(Operation):
     root: bool = False
 
 
+def _permissions(value: Any) -> int:
+    mode = types.uint(value)
+    if mode & ~0o777:
+        raise types.BadArgument(f"mode {mode:#o} has bits that are no permissions")
+    return mode
+
+
+def _file_mode(value: Any) -> int:
+    """A mode with its type; none is S_IFREG."""
+    mode = types.uint(value)
+    kind = stat.S_IFMT(mode) or stat.S_IFREG
+    if kind not in {stat.S_IFREG, stat.S_IFLNK}:
+        raise types.BadArgument(f"mode {mode:#o} is neither of a regular file nor of a symbolic link")
+    return kind | _permissions(mode & ~kind)
+
+
 _TARGET = Arg("agent", types.anything, "id (a number), name (text), or the beginning of one name")
+_PATH = Arg("path", types.path, "from the root of its tree, or absolute below /agent/<id> or /agent/self")
+_FOLLOW = Arg("follow", types.boolean, "a symbolic link at the end, too; those before it always", True)
+_ATTRIBUTES = "{mode, ino, nlink, uid, gid, size, blocks, atime_ns, mtime_ns, ctime_ns, target}"
+_PATH_ERRORS = (
+    ("ESRCH", "no such agent"), ("ENOENT", "no such file"), ("ENOTDIR", "a part of the path is not a directory"),
+    ("EACCES", "outside of the agent's tree, or its own mode bits forbid it"), ("ELOOP", "too many symbolic links"))
+_READ_ONLY = ("EROFS", "a read-only part of the tree")
+_QUOTA = ("EDQUOT", "the agent's quota is used up")
 
 CONTROLS: Final = (
     Control(0, "hello", "Open a connection.",
@@ -108,6 +133,34 @@ CONTROLS: Final = (
              ("EPERM", "neither root nor its owner, or a writable bind of somebody else's"),
              ("ECANCELED", "it broke its policy while it was asked to end, or the kernel shuts down"),
              ("EAGAIN", "as many agents as the kernel may have"))),
+    Control(18, "rename", "Give an agent another name. Its hostname inside stays what it was.",
+            (_TARGET, Arg("name", spawn.name, "the new name; must be free")), "id",
+            (("ESRCH", "no such agent"), ("EEXIST", "the name is taken"))),
+    Control(19, "update", "Change limits of a living agent, now. Those of its children stay as they are.",
+            (_TARGET, Arg("limits", types.mapping, "those of spawn.LIMITS that change; timeout_s counts from now, nil "
+                          "is no limit")),
+            "{id, memory_bytes, cpus, pids, timeout_s, used_bytes}",
+            (("ESRCH", "no such agent, or it has ended"), ("EBUSY", "Linux cannot take back the memory in use"))),
+    Control(22, "stat", "Attributes of a file in an agent's tree.",
+            (_TARGET, _PATH, _FOLLOW), _ATTRIBUTES, _PATH_ERRORS),
+    Control(23, "readdir", "Names in a folder of an agent's tree.", (_TARGET, _PATH, _FOLLOW),
+            "[[name (bytes), mode, inode], ...] each: some at a time", _PATH_ERRORS, streams=True),
+    Control(24, "read", "Content of a file in an agent's tree: what there was when it was opened.",
+            (_TARGET, _PATH, _FOLLOW, Arg("wait", types.boolean, "for proc/wait: until there is something", False)),
+            f"first {_ATTRIBUTES}, then bytes each",
+            (*_PATH_ERRORS, ("EISDIR", "a directory"), ("EOPNOTSUPP", "a FIFO or socket"),
+             ("EAGAIN", "read too often")), streams=True),
+    Control(25, "write", "Make or replace a file of an agent's tree, as the agent; it has its name when it is whole.",
+            (_TARGET, _PATH, Arg("data", types.data, "a piece of it; a symbolic link's target", bulk=True),
+             Arg("offset", types.uint, "0 begins; further pieces of this connection follow one another", 0),
+             Arg("more", types.boolean, "it is not whole yet", False),
+             Arg("mode", _file_mode, "permission bits, with S_IFLNK for a symbolic link", stat.S_IFREG | 0o644),
+             Arg("mtime_ns", types.optional(types.uint), "time of the change, or nil for now", None)),
+            "nil", (*_PATH_ERRORS, ("EISDIR", "a directory"), ("EPERM", "append-only or fixed"), _READ_ONLY, _QUOTA,
+                    ("ESTALE", "removed while it was written"))),
+    Control(26, "mkdir", "Make a folder in an agent's tree, as the agent.",
+            (_TARGET, _PATH, Arg("mode", _permissions, "permission bits", 0o755)), "nil",
+            (*_PATH_ERRORS, ("EEXIST", "exists already"), ("EPERM", "append-only or fixed"), _READ_ONLY, _QUOTA)),
     Control(27, "runtimes", "The runtimes in force, the kernel's own first.", (), "[{...}, ...]"),
     Control(28, "profiles", "The profiles in force.", (), "[{...}, ...]"),
     Control(29, "reload", "Read the files of runtimes and profiles again, make the runtimes ready, and put them in "

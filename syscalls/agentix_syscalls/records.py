@@ -36,7 +36,8 @@ KINDS: Final = (
     Kind(10, "fault", True, ("what", "detail"), "a caller broke the protocol"),
     Kind(11, "limit", True, ("limit", "detail"), "an agent met a limit"),
     Kind(12, "tool", True, ("tool", "status", "detail"), "a tool ran"),
-    Kind(13, "file", False, ("operation", "path", "errno"), "a file operation through the mount"),
+    Kind(13, "file", False, ("operation", "path", "errno", "by"),
+         "a file operation through the mount, or by an operator over the control socket"),
     Kind(14, "lost", True, ("name", "state"), "an agent that ran when a kernel died; found at the next boot"),
     Kind(15, "error", True, ("where", "traceback"), "the kernel's own fault"),
     Kind(16, "anchor", True, ("head", "seq"), "the head of the chain was anchored outside"),
@@ -45,6 +46,8 @@ KINDS: Final = (
     Kind(19, "policy", True, ("hash", "detail"), "a policy was set"),
     Kind(20, "dropped", True, ("first_seq", "last_seq", "summary"), "closed segments were dropped by retention"),
     Kind(21, "remove", True, ("name",), "a dead agent and its files were removed"),
+    Kind(22, "rename", True, ("name", "before", "by"), "an agent got another name"),
+    Kind(23, "update", True, ("limits", "before", "by"), "limits of an agent were changed"),
     Kind(24, "restart", True, ("why", "delay_s", "next_life"), "an agent is to be run again"),
     Kind(25, "exec", True, ("argv", "who", "status", "detail"), "a program was started beside an agent, or ended"),
     Kind(26, "reload", True, ("runtimes", "profiles", "detail"), "runtimes and profiles were put in force, or refused"),
@@ -56,7 +59,7 @@ BY_NUMBER: Final = {k.number: k for k in KINDS}
 BY_NAME: Final = {k.name: k for k in KINDS}
 
 (BOOT, STEP, SHUTDOWN, SPAWN, EXIT, CALL, SIGNAL, STATE, DENIAL, FAULT, LIMIT, TOOL, FILE, LOST, ERROR, ANCHOR,
- GRANT, REVOKE, POLICY, DROPPED, REMOVE, RESTART, EXEC, RELOAD, REDO, AHEAD) = (k.number for k in KINDS)
+ GRANT, REVOKE, POLICY, DROPPED, REMOVE, RENAME, UPDATE, RESTART, EXEC, RELOAD, REDO, AHEAD) = (k.number for k in KINDS)
 
 PHASES: Final = ("event", "intent", "outcome")
 EVENT, INTENT, OUTCOME = range(3)

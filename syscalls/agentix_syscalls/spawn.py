@@ -19,6 +19,8 @@ SIDE_MAX: Final = 4096
 RESTARTS: Final = ("never", "on-failure", "always")
 
 NAME_RE: Final = re.compile(r"[A-Za-z][A-Za-z0-9._-]{0,62}\Z")
+_GIVEN_RE: Final = re.compile(r"agent-\d+\Z")
+"""Names of agents without one. Taken beforehand, one would keep the agent of that id from being made."""
 
 
 def name(value: Any) -> str:
@@ -26,6 +28,8 @@ def name(value: Any) -> str:
     if not NAME_RE.match(read):
         raise types.BadArgument(f"{read[:64]!r} is not a name: a letter, then at most 62 letters, digits, '.', '_' or "
                                 "'-'")
+    if _GIVEN_RE.match(read):
+        raise types.BadArgument(f"{read!r} is what the kernel calls an agent that was given no name")
     return read
 
 
@@ -143,6 +147,25 @@ OPTIONS: Final = (
 )
 
 BY_NAME: Final = {option.name: option for option in OPTIONS}
+
+LIMITS: Final = ("memory_bytes", "cpus", "pids", "timeout_s")
+"""Options that can be changed while the agent lives."""
+
+
+def parse_limits(raw: dict[str, Any]) -> dict[str, Any]:
+    """Check a map of new limits; only a timeout may be nil, for none. Raises CallError(EINVAL) that names the limit."""
+    for key in raw:
+        if key not in LIMITS:
+            raise CallError(errno.EINVAL, f"update: {key!r} is no limit", remedy="limits: " + ", ".join(LIMITS))
+    if not raw:
+        raise CallError(errno.EINVAL, "update: no limit is given", remedy="limits: " + ", ".join(LIMITS))
+    checked: dict[str, Any] = {}
+    for key, value in raw.items():
+        try:
+            checked[key] = None if value is None and key == "timeout_s" else BY_NAME[key].type(value)
+        except types.BadArgument as bad:
+            raise CallError(errno.EINVAL, f"update: {key}: {bad}") from None
+    return checked
 
 
 def parse_options(raw: dict[str, Any], *, by_agent: bool) -> dict[str, Any]:

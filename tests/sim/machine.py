@@ -13,7 +13,7 @@ from attrs import define, field
 
 from agentix_kernel.dispatch import Session, serve
 from agentix_kernel.kernel import Kernel
-from agentix_kernel.world import Confined, Ended, LaunchError, Program, Readiness, Runtime, Usage, Watch
+from agentix_kernel.world import Confined, Ended, LaunchError, Limits, Program, Readiness, Runtime, Usage, Watch
 from agentix_syscalls import wire
 from agentix_syscalls.calls import BY_NUMBER, SYS_CANCEL
 
@@ -83,6 +83,10 @@ class SimSandbox:
 
     async def start(self, argv: object, env: object, cwd: object, terminal: object, stdio: object) -> Program:
         raise LaunchError(errno.ENOSYS, "exec", "no operator asks for programs here")
+
+    def set_limits(self, limits: Limits) -> None:
+        if self.closed:
+            raise Violation(f"{self.what.tag}: given limits after it was closed")
 
     def usage(self) -> Usage:
         return Usage(processes=0 if self.killed else 2)

@@ -16,6 +16,7 @@ from agentix_syscalls import control, wire
 from agentix_syscalls.errors import CallError, Reason
 
 SYSTEM_SOCKET: Final = "/run/agentix/control.sock"
+RECV_BYTES: Final = 1 << 18
 SOCKET_PATH_MAX_BYTES: Final = 107
 """sun_path of Linux, without its closing NUL."""
 _PEERCRED: Final = struct.Struct("3i")
@@ -180,7 +181,8 @@ class Client:
 
     def _fill(self) -> None:
         try:
-            data, fds, _, _ = socket.recv_fds(self._socket, 65536, control.DESCRIPTORS_MAX, socket.MSG_CMSG_CLOEXEC)
+            data, fds, _, _ = socket.recv_fds(self._socket, RECV_BYTES, control.DESCRIPTORS_MAX,
+                                              socket.MSG_CMSG_CLOEXEC)
         except ConnectionError:
             data, fds = b"", []
         self._descriptors += fds

@@ -93,7 +93,7 @@ class Store(Protocol):
         """It has no name and is not open: nothing can reach it again."""
         ...
     def erase(self) -> None:
-        """All of it is gone, on the host too."""
+        """Nothing of it can be reached any more, and nothing is held for it."""
         ...
 
 

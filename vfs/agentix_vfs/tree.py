@@ -16,15 +16,16 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Final
 
-from attrs import define, field, frozen
+from attrs import define, evolve, field, frozen
 
 from agentix_syscalls.calls import O_ACCMODE, O_CREAT, O_DIRECTORY, O_EXCL, O_NOFOLLOW, O_TRUNC, OPEN_FLAGS
 from agentix_syscalls.errors import CallError
 from agentix_vfs.handles import Handle, wants_read, wants_write
+from agentix_vfs.incoming import Incoming
 from agentix_vfs.inodes import Inodes
 from agentix_vfs.nodes import Attributes, Directory, Mount, Node, Rule, Store, Symlink, child_path, path_of, shown
 from agentix_vfs.stores.descriptors import Descriptors
-from agentix_vfs.stores.host import HostStore, erase_folder, make_private
+from agentix_vfs.stores.host import HostStore, make_private
 from agentix_vfs.stores.ram import Quota, RamStore
 from agentix_vfs.synthetic import Entry
 from agentix_vfs.walk import Place, walk
@@ -35,6 +36,8 @@ _OUTER_FOLDER: Final = stat.S_IFDIR | 0o750
 _FOLDER: Final = stat.S_IFDIR | stat.S_ISGID | 0o750
 _READ_ONLY_FOLDER: Final = stat.S_IFDIR | stat.S_ISGID | 0o550
 _ROOT: Final = Who(0, 0)
+_ASIDE: Final = "removed"
+"""Folder of the host root for the files of removed agents, until they are erased."""
 
 
 @frozen
@@ -43,6 +46,7 @@ class _Agent:
     link: bytes
     """Its name below by-name/."""
     mounts: list[Mount]
+    quotas: tuple[Quota, ...]
 
 
 @define(eq=False)
@@ -92,8 +96,9 @@ class Tree:
         link = name.encode()
         if link in self._by_name.entries:
             raise CallError(errno.EEXIST, f"the name {name} is taken")
+        quotas = Quota(self.quota_bytes, self.quota_inodes), Quota(self.durable_bytes, self.durable_inodes)
         mounts: list[Mount] = []
-        root = self._build(agent, uid, mounts)
+        root = self._build(agent, uid, mounts, quotas)
         for part, entries in (("policy", policy), ("proc", proc)):
             folder = root.entries[part.encode()]
             assert isinstance(folder, Directory)
@@ -105,12 +110,14 @@ class Tree:
         assert isinstance(symlink, Symlink)
         symlink.target = b"../%d" % agent
         self.inodes.attach(symlink, self._by_name, link)
-        self._agents[agent] = _Agent(root, link, mounts)
+        self._agents[agent] = _Agent(root, link, mounts, quotas)
         self._changed(self.root, self._by_name)
         return root
 
     def remove(self, agent: int) -> None:
-        """All of it gone, host files too. Handles that are still open answer ESTALE or what they hold. ESRCH."""
+        """All of it gone from the tree, its host files set aside to be erased. Handles that are still open answer
+        ESTALE or what they hold. ESRCH.
+        """
         root, link, mounts = self._agent(agent), self._agents[agent].link, self._agents[agent].mounts
         del self._agents[agent]
         self.inodes.detach(root, self.root, b"%d" % agent)
@@ -123,11 +130,44 @@ class Tree:
         if self.removed is not None:
             self.removed(self.root, b"%d" % agent)
         if self.host_root is not None:
-            try:
-                erase_folder(os.path.join(self.host_root, "agents").encode(), b"%d" % agent)
-            except OSError as error:
-                number = error.errno or errno.EIO
-                raise CallError(number, f"/agent/{agent}: not all of it is removed: {error}") from error
+            self._set_aside(self.host_root, str(agent))
+
+    def _set_aside(self, host_root: str, agent: str) -> None:
+        aside = make_private(host_root, _ASIDE)
+        try:
+            os.rename(os.path.join(host_root, "agents", agent), os.path.join(aside, agent))
+        except FileNotFoundError:
+            return  # it never had any
+        except OSError as error:
+            raise CallError(error.errno or errno.EIO, f"/agent/{agent}: its files are not removed: {error}") from error
+
+    def aside(self) -> list[str]:
+        """Paths of the host folders of removed agents that are not erased yet, of a kernel that died meanwhile too."""
+        if self.host_root is None:
+            return []
+        folder = os.path.join(self.host_root, _ASIDE)
+        try:
+            return [os.path.join(folder, name) for name in os.listdir(folder)]
+        except FileNotFoundError:
+            return []
+
+    def rename_agent(self, agent: int, name: str) -> None:
+        """Its link below by-name/ has another name. EEXIST, ESRCH."""
+        self._agent(agent)
+        known, link = self._agents[agent], name.encode()
+        if link in self._by_name.entries:
+            raise CallError(errno.EEXIST, f"the name {name} is taken")
+        node = self._by_name.entries[known.link]
+        self.inodes.detach(node, self._by_name, known.link)
+        self.inodes.attach(node, self._by_name, link)
+        self._agents[agent] = evolve(known, link=link)
+        self._changed(self._by_name)
+
+    def held(self, agent: int) -> tuple[int, int]:
+        """Bytes and names that the agent's files take up, in memory and on the host. ESRCH."""
+        self._agent(agent)
+        quotas = self._agents[agent].quotas
+        return sum(quota.bytes_used for quota in quotas), sum(quota.inodes_used for quota in quotas)
 
     def retire(self, agent: int) -> None:
         """The agent has ended: its scratch memory goes with it, whatever else of its tree stays. ESRCH."""
@@ -158,11 +198,11 @@ class Tree:
             raise CallError(errno.ESRCH, f"no tree of an agent {agent}")
         return found.root
 
-    def _build(self, agent: int, uid: int, mounts: list[Mount]) -> Directory:
-        durable = Quota(self.durable_bytes, self.durable_inodes)
+    def _build(self, agent: int, uid: int, mounts: list[Mount], quotas: tuple[Quota, Quota]) -> Directory:
+        scratch, durable = quotas
         fixed = Mount(agent, Rule.FIXED, self._skeleton)
         read_only = Mount(agent, Rule.READ_ONLY, self._skeleton)
-        working = Mount(agent, Rule.ORDINARY, RamStore(Quota(self.quota_bytes, self.quota_inodes)))
+        working = Mount(agent, Rule.ORDINARY, RamStore(scratch))
         episodic = Mount(agent, Rule.APPEND, self._durable(agent, "episodic", durable))
         state = Mount(agent, Rule.ORDINARY, self._durable(agent, "state", durable))
         mounts += fixed, read_only, working, episodic, state
@@ -232,9 +272,9 @@ class Tree:
     def stat(self, who: Who, path: bytes, *, follow: bool = True) -> Attributes:
         return self._find(who, path, follow=follow).attributes()
 
-    def readdir(self, who: Who, path: bytes) -> list[tuple[bytes, int, int]]:
+    def readdir(self, who: Who, path: bytes, *, follow: bool = True) -> list[tuple[bytes, int, int]]:
         """(name, mode with type, ino) of each entry, without "." and ".."."""
-        folder = _require_folder(self._find(who, path))
+        folder = _require_folder(self._find(who, path, follow=follow))
         _require(who, folder, READ)
         return [(name, node.mode, node.ino) for name, node in folder.entries.items()]
 
@@ -245,6 +285,25 @@ class Tree:
         _require(who, place.parent, WRITE | SEARCH)
         self.inodes.make(who, place.parent, place.name, stat.S_IFDIR | stat.S_IMODE(mode))
         self._changed(place.parent)
+
+    def receive(self, who: Who, path: bytes, mode: int, beside: bytes, target: bytes = b"") -> Incoming:
+        """Begin what takes this path when it is whole: a regular file, or a symbolic link to `target` (type in `mode`).
+
+        A symbolic link that lies there is followed by a file, and replaced by a link. EISDIR for a directory's path.
+        """
+        place = walk(who, self._agent(who.agent), path, follow=not stat.S_ISLNK(mode))
+        if place.folder or isinstance(place.node, Directory):
+            raise CallError(errno.EISDIR, f"{shown(place.parent, place.name)}: a file cannot be named so")
+        _require(who, place.parent, WRITE | SEARCH)
+        if place.node is not None:
+            _require_sticky(who, place.parent, place.node)
+        return Incoming(self.inodes, who, place.parent, place.name, mode, beside, self._changed, target)
+
+    def readlink(self, who: Who, path: bytes) -> bytes:
+        node = self._find(who, path, follow=False)
+        if not isinstance(node, Symlink):
+            raise CallError(errno.EINVAL, f"{shown(node)}: is not a symbolic link")
+        return node.target
 
     def unlink(self, who: Who, path: bytes) -> None:
         """Remove a name; EISDIR for a directory."""

@@ -19,6 +19,14 @@ _UP_BY_LINK: Final = b"/.."
 """".." that came out of a symbolic link; no name holds a slash, so it cannot be mistaken."""
 
 
+class OutsideError(CallError):
+    """EACCES: the path is none of the agent's own tree."""
+
+    def __init__(self, path: bytes) -> None:
+        super().__init__(errno.EACCES, f"{path.decode(errors='backslashreplace')}: outside of the agent's own tree",
+                         remedy="use a relative path, or one below /agent/self")
+
+
 @frozen
 class Place:
     """Where a path leads: `name` in `parent`, and what is there. A root, and what ".." led to, is b"." in itself."""
@@ -33,7 +41,7 @@ class Place:
 def walk(who: Who, root: Directory, path: bytes, *, follow: bool) -> Place:
     """Find a path; what its last part names may be missing.
 
-    Raises ENOENT, ENOTDIR, ELOOP, and EACCES for mode bits and for what leads outside of the agent's own tree.
+    Raises ENOENT, ENOTDIR, ELOOP, EACCES for mode bits, and OutsideError for what leads out of the agent's own tree.
     """
     todo = _parts(root, path, path)
     folder = _ends_in_folder(path)
@@ -65,15 +73,10 @@ def _parts(root: Directory, path: bytes, asked: bytes) -> list[bytes]:
     if path.startswith(b"/"):
         own = {b"self", b"%d" % root.mount.agent}
         if len(parts) < 2 or parts[0] != b"agent" or parts[1] not in own:
-            raise _outside(asked)
+            raise OutsideError(asked)
         del parts[:2]
     parts.reverse()
     return parts
-
-
-def _outside(path: bytes) -> CallError:
-    return CallError(errno.EACCES, f"{path.decode(errors='backslashreplace')}: outside of the agent's own tree",
-                     remedy="use a relative path, or one below /agent/self")
 
 
 def _ends_in_folder(path: bytes) -> bool:
@@ -84,7 +87,7 @@ def _up(here: Directory, path: bytes, *, by_link: bool) -> Directory:
     if not here.top:
         return here.parent
     if by_link:
-        raise _outside(path)
+        raise OutsideError(path)
     return here
 
 

@@ -65,8 +65,7 @@ def _left(kernel: Kernel, process: Process) -> Limits:
     limits = process.limits
     if limits.timeout_s is None:
         return limits
-    lived_s = (kernel.world.clock.monotonic_ns() - process.born_ns) / 1e9
-    return evolve(limits, timeout_s=max(0.001, limits.timeout_s - lived_s))
+    return evolve(limits, timeout_s=max(0.001, limits.timeout_s - lifecycle.lived_s(kernel, process)))
 
 
 def rules_of(options: dict[str, Any]) -> tuple[Any, ...]:

@@ -19,7 +19,7 @@ from agentix_kernel.confine import leash, listener, messages
 from agentix_kernel.confine.attendant import Attendant
 from agentix_kernel.confine.beside import LinuxProgram, Programs
 from agentix_kernel.confine.zygotes import Profile
-from agentix_kernel.world import KILL_DEADLINE_S, Confined, Ended, LaunchError, Usage, Watch
+from agentix_kernel.world import KILL_DEADLINE_S, Confined, Ended, LaunchError, Limits, Usage, Watch
 from agentix_syscalls.signals import DOORBELL
 
 _PESTER_S: Final = 0.05
@@ -290,6 +290,10 @@ class LinuxSandbox:
             self._before_kill(self._what.uid)
         self.group.send_kill()
         _send(self._init_pidfd, signal.SIGKILL)
+
+    def set_limits(self, limits: Limits) -> None:
+        if not self._closed:
+            self.group.set_limits(limits)
 
     def usage(self) -> Usage:
         if not self._closed:

@@ -6,7 +6,7 @@ import os
 import socket
 import struct
 from collections.abc import AsyncGenerator
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from typing import Any, Final
 
 import trio
@@ -18,8 +18,9 @@ from agentix_kernel.kernel import Kernel
 from agentix_syscalls import control as table
 from agentix_syscalls import wire
 from agentix_syscalls.errors import CallError
+from agentix_vfs.incoming import Incoming
 
-RECV_BYTES: Final = 65536
+RECV_BYTES: Final = 1 << 18
 
 SO_PEERGROUPS: Final = 59
 """Missing in the socket module."""
@@ -36,6 +37,11 @@ class Peer:
     uid: int
     gid: int
     groups: frozenset[int]
+
+    @property
+    def shown(self) -> str:
+        """As records name who asked."""
+        return f"uid {self.uid}, pid {self.pid}"
 
 
 def peer_of(sock: socket.socket) -> Peer:
@@ -57,6 +63,15 @@ class Client:
     lock: trio.Lock = field(factory=trio.Lock)
     fds: list[int] = field(factory=list[int])
     greeted: bool = False
+    incoming: tuple[object, Incoming] | None = None
+    """A file of which more is to come, and what it is known by."""
+
+    def drop_incoming(self) -> None:
+        """It will not become whole."""
+        if self.incoming is not None:
+            (_, file), self.incoming = self.incoming, None
+            with suppress(CallError):  # a store that refuses this too was told already, or is gone
+                file.abandon()
 
     def take_fds(self, count: int) -> list[int]:
         """The oldest descriptors; the caller owns them. Raises CallError when fewer came."""
@@ -141,6 +156,7 @@ async def _client(kernel: Kernel, sock: socket.socket) -> None:
         except* (BrokenPipeError, ConnectionResetError, wire.WireError):
             pass
         finally:
+            client.drop_incoming()
             for fd in client.fds:
                 os.close(fd)
 

@@ -260,22 +260,11 @@ class HostStore:
                 os.unlink(self._orphan(node))
 
     def erase(self) -> None:
+        """Gone for whoever still holds one of its files. The folder is set aside and erased by the tree: it may hold
+        very many names.
+        """
         self._erased = True
-        folders: list[Directory] = [self._top]
-        while folders:
-            folder = folders.pop()
-            self.descriptors.drop(folder)
-            for node in folder.entries.values():
-                if isinstance(node, Directory):
-                    folders.append(node)
-                else:
-                    self.descriptors.drop(node)
-        if not self._made:
-            return
-        parent, name = os.path.split(self.path)
-        with _told(self._top):
-            for part in (name, name + _ORPHANS):
-                erase_folder(parent.encode(), part.encode())
+        self.descriptors.drop_all(self._top.mount)
 
     # Descriptors
 

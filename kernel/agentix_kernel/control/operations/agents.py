@@ -40,13 +40,12 @@ async def signal(client: "Client", target: Any, number: int, group: bool) -> lis
         raise CallError(errno.ESRCH, f"agent {process.id} ({process.name}) has ended: {_how(process)}")
     whole = group or number in {BY_NUMBER[8].number, BY_NUMBER[9].number}
     family = kernel.table.family(process) if whole else [process]
-    who = f"uid {client.peer.uid}, pid {client.peer.pid}"
     seq = 0
     for member in family:
         rebirth.check_reaches(member, number)
     for member in family:
         rebirth.dismiss(kernel, member, number)
-        seq = delivery.send(kernel, member, number, 0, f"sent by the operator ({who})")
+        seq = delivery.send(kernel, member, number, 0, f"sent by the operator ({client.peer.shown})")
     await kernel.settle(seq)
     return [member.id for member in family]
 
@@ -78,6 +77,9 @@ async def rm(client: "Client", target: Any) -> int:
         process.log.close()
     lifecycle.forget(kernel, process)
     await kernel.settle(kernel.record(records.REMOVE, process, data=(process.name,)))
+    await lifecycle.sweep(kernel)
+    if left := [path for path in kernel.tree.aside() if path.endswith(f"/{process.id}")]:
+        raise CallError(errno.EIO, f"agent {process.id}: not all of its files are erased", remedy=f"look at {left[0]}")
     return process.id
 
 

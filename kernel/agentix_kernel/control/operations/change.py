@@ -1,0 +1,71 @@
+"""Changes of agents that are there: their names, their limits."""
+
+import errno
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+from attrs import evolve
+
+from agentix_kernel import lifecycle
+from agentix_kernel.process import Process
+from agentix_kernel.world import Limits
+from agentix_syscalls import records, spawn
+from agentix_syscalls.errors import CallError
+
+if TYPE_CHECKING:
+    from agentix_kernel.control.server import Client
+
+
+async def rename(client: "Client", target: Any, name: str) -> int:
+    kernel = client.kernel
+    process, table = kernel.table.find(target), kernel.table
+    if name in table.by_name:
+        raise CallError(errno.EEXIST, f"rename: the name {name!r} is taken",
+                        remedy="choose another, or `agentctl rm` the dead agent that has it")
+    seq = kernel.record(records.RENAME, process, data=(name, process.name, client.peer.shown))
+    kernel.flush()
+    kernel.tree.rename_agent(process.id, name)
+    table.rename(process, name)
+    kernel.registry.save(process)
+    await kernel.settle(seq)
+    return process.id
+
+
+async def update(client: "Client", target: Any, wanted: dict[str, Any]) -> dict[str, Any]:
+    kernel = client.kernel
+    process = kernel.table.find(target)
+    changed = spawn.parse_limits(wanted)
+    if not process.alive or process.doom is not None or process.sandbox is None:
+        raise CallError(errno.ESRCH, f"agent {process.id} ({process.name}) is not alive; it has nothing to limit")
+    before = process.limits
+    limits = evolve(before, **changed)
+    if changed.get("timeout_s") is not None:
+        limits = evolve(limits, timeout_s=lifecycle.lived_s(kernel, process) + changed["timeout_s"])
+    seq = kernel.record(records.UPDATE, process, data=(_told(limits), _told(before), client.peer.shown))
+    kernel.flush()
+    _set(process, limits, before)
+    if "timeout_s" in changed:
+        lifecycle.set_timeout(process, changed["timeout_s"])
+    kernel.registry.save(process)
+    await kernel.settle(seq)
+    return {"id": process.id, **_told(limits), "used_bytes": process.usage_now().memory_bytes}
+
+
+def _set(process: Process, limits: Limits, before: Limits) -> None:
+    """Change the cgroups; all of it or nothing. Raises CallError with what Linux said."""
+    assert process.sandbox is not None
+    try:
+        process.sandbox.set_limits(limits)
+    except OSError as error:
+        with suppress(OSError):  # what was in force can be set again; if not, it is what Linux has now
+            process.sandbox.set_limits(before)
+        number = error.errno or errno.EIO
+        used = process.usage_now().memory_bytes
+        why = f"{used} bytes of memory are in use, and Linux cannot take them back" if number == errno.EBUSY else error
+        raise CallError(number, f"update: agent {process.id} ({process.name}): {why}",
+                        remedy="stop it, or choose a higher limit" if number == errno.EBUSY else "") from error
+    process.limits = limits
+
+
+def _told(limits: Limits) -> dict[str, Any]:
+    return {name: getattr(limits, name) for name in spawn.LIMITS}

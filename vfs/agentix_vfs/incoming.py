@@ -47,6 +47,7 @@ class Incoming:
         if self._in_place and self.name in self.parent.entries:
             raise CallError(errno.EPERM, f"{shown(self.parent, self.name)}: append-only; what is there stays",
                             remedy="choose a name that is free")
+        self.inodes.check_new(self.parent, self.name)
         first_name = self.name if self._in_place else self.beside
         self._node = self.inodes.make(self.who, self.parent, first_name, self.mode, self.target)
         self.changed(self.parent)

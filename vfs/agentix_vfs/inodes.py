@@ -69,7 +69,7 @@ class Inodes:
 
     def make(self, who: Who, parent: Directory, name: bytes, mode: int, target: bytes = b"") -> Node:
         """A new file, directory, symlink, FIFO or socket; `mode` holds the type. The group follows a setgid parent."""
-        self._check_new(parent, name)
+        self.check_new(parent, name)
         if name in parent.entries:
             raise CallError(errno.EEXIST, f"{shown(parent, name)}: exists already")
         kind = _KINDS.get(stat.S_IFMT(mode))
@@ -118,7 +118,7 @@ class Inodes:
             raise CallError(errno.EPERM, f"{shown(node)}: a directory has one name")
         if node.mount is not parent.mount:
             raise CallError(errno.EXDEV, f"{shown(node)} and {shown(parent, name)}: two mounts")
-        self._check_new(parent, name)
+        self.check_new(parent, name)
         if parent.mount.rule is Rule.APPEND:
             raise CallError(errno.EPERM, f"{shown(node)}: append-only")
         if name in parent.entries:
@@ -190,7 +190,7 @@ class Inodes:
         if old[0].mount is not new[0].mount:
             raise CallError(errno.EXDEV, f"{shown(*old)} and {shown(*new)}: two mounts")
         self._check_change(*old)
-        self._check_new(*new)
+        self.check_new(*new)
         if target is None:
             if flags == RENAME_EXCHANGE:
                 raise CallError(errno.ENOENT, f"{shown(*new)}: does not exist")
@@ -281,7 +281,7 @@ class Inodes:
     def _touch(self, folder: Directory) -> None:
         folder.mtime_ns = folder.ctime_ns = self.now()
 
-    def _check_new(self, parent: Directory, name: bytes) -> None:
+    def check_new(self, parent: Directory, name: bytes) -> None:
         """A name may be entered there."""
         if len(name) > 255:
             raise CallError(errno.ENAMETOOLONG, f"{name[:16]!r}...: a name is over 255 bytes")

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 import trio
-from attrs import define, field
+from attrs import define, evolve, field
 
 from agentix_kernel.cgroups import Group
 from agentix_kernel.confine import leash, listener, messages
@@ -294,6 +294,7 @@ class LinuxSandbox:
     def set_limits(self, limits: Limits) -> None:
         if not self._closed:
             self.group.set_limits(limits)
+            self._what = evolve(self.what, limits=limits)
 
     def usage(self) -> Usage:
         if not self._closed:

@@ -32,10 +32,13 @@ _OUTSIDE: Final = ("paths are of the agent's tree, as state/x; for other files o
                    "show it a host folder with --bind")
 
 
+_REFUSED: Final = frozenset({errno.EACCES, errno.EPERM})
+
+
 @contextmanager
 def _asked(client: "Client", process: Process, operation: str, path: bytes, *,
            told: bool = True) -> Generator[None, None, None]:
-    """Do it, and record it with who asked; what failed always, what went well when `told`."""
+    """Do it, and record it with who asked when it failed, or is `told`; of looking around, refusals only."""
     number = errno.EIO
     try:
         yield
@@ -47,7 +50,7 @@ def _asked(client: "Client", process: Process, operation: str, path: bytes, *,
         number = error.number
         raise
     finally:
-        if number or (told and operation.upper() not in UNRECORDED):
+        if number in _REFUSED if operation.upper() in UNRECORDED else number or told:
             verdict = records.FAILED if number else records.ALLOWED
             client.kernel.record(records.FILE, process, verdict=verdict, data=(
                 operation, path.decode("utf-8", "replace")[:512], number, client.peer.shown))

@@ -18,7 +18,7 @@ class Progress:
     """Counts, and draws now and then. `clear` before anything else is written."""
 
     terminal: bool = field(factory=sys.stderr.isatty)
-    _begun: float = field(init=False, factory=time.monotonic)
+    _begun: float = field(init=False)
     _next: float = field(init=False)
     _bytes: int = field(init=False, default=0)
     _names: int = field(init=False, default=0)
@@ -26,6 +26,7 @@ class Progress:
     """Columns."""
 
     def __attrs_post_init__(self) -> None:
+        self._begun = time.monotonic()
         self._next = self._begun + QUIET_S
 
     def name(self) -> None:

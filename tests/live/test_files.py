@@ -29,6 +29,14 @@ def live(running):
 
 
 @pytest.fixture
+def members(live):
+    """An agent of the member's own."""
+    made = int(live.ctl("spawn", "--name", "theirs", "--", "/bin/sleep", "600", check=0, **MEMBER).stdout)
+    yield made
+    live.ctl("rm", "-f", made, check=0)
+
+
+@pytest.fixture
 def agent(live, scripts):
     made = live.spawn("--name", "scout", scripts(WAITING))
     live.until_logged(made, "up")
@@ -122,23 +130,42 @@ def test_the_rules_of_the_tree_hold_for_operators(live, agent, folder):
     assert live.ctl("cat", "scout:mem/episodic/log", check=0).stdout == "mine"
 
 
-def test_a_member_of_the_group_has_their_own_rights_on_the_host(live, agent, folder):
+def test_an_owner_has_their_own_rights_on_the_host(live, members, folder):
     put(f"{folder}/secret", "root's")
     os.chmod(f"{folder}/secret", 0o600)
     os.mkdir(f"{folder}/roots", 0o755)
-    put(live.tree(agent, "state/f"), "the agent's")
-    os.chmod(live.tree(agent, "state/f"), 0o400)
-    refused(live, f"{folder}/secret", "scout:state/", why="Permission denied", **MEMBER)
-    refused(live, "scout:state/f", f"{folder}/roots/f", why="Permission denied", **MEMBER)
-    live.ctl("cp", "scout:state/f", f"{folder}/f", check=0, **MEMBER)
+    put(live.tree(members, "state/f"), "the agent's")
+    os.chmod(live.tree(members, "state/f"), 0o400)
+    refused(live, f"{folder}/secret", "theirs:state/", why="Permission denied", **MEMBER)
+    refused(live, "theirs:state/f", f"{folder}/roots/f", why="Permission denied", **MEMBER)
+    live.ctl("cp", "theirs:state/f", f"{folder}/f", check=0, **MEMBER)
     assert (get(f"{folder}/f"), os.stat(f"{folder}/f").st_uid) == ("the agent's", 4242)
-    live.ctl("cp", f"{folder}/f", "scout:state/g", check=0, **MEMBER)
-    assert os.stat(live.tree(agent, "state/g")).st_uid == live.agent(agent)["uid"]
-    asked = [row["data"] for row in live.record(agent, "file") if row["data"]["path"] == "state/g"]
+    live.ctl("cp", f"{folder}/f", "theirs:state/g", check=0, **MEMBER)
+    assert os.stat(live.tree(members, "state/g")).st_uid == live.agent(members)["uid"]
+    asked = [row["data"] for row in live.record(members, "file") if row["data"]["path"] == "state/g"]
     assert [(row["operation"], row["errno"], row["by"].split(",")[0]) for row in asked] == [("write", 0, "uid 4242")]
-    assert live.ctl("cat", "scout:state/f", **STRANGER).returncode == 1
+    live.ctl("update", "--pids", "9", "theirs", check=0, **MEMBER)
+    live.ctl("rename", "theirs", "mine", check=0, **MEMBER)
+
+
+def test_others_of_the_group_look_as_far_as_modes_allow(live, agent, folder):
+    for name, mode in (("open", 0o640), ("closed", 0o600)):
+        put(live.tree(agent, f"state/{name}"), name)
+        os.chmod(live.tree(agent, f"state/{name}"), mode)
+    assert live.ctl("cat", "scout:state/open", check=0, **MEMBER).stdout == "open"
+    for path in ("state/closed", "proc/environ"):
+        assert "permission denied" in live.ctl("cat", f"scout:{path}", check=1, **MEMBER).stderr
+    put(f"{folder}/f", "x")
+    os.mkdir(f"{folder}/d")
+    refused(live, f"{folder}/f", "scout:state/h", why="not yours", **MEMBER)
+    refused(live, "-r", f"{folder}/d", "scout:state", why="not yours", **MEMBER)
+    for words in (("update", "--pids", "9"), ("rename",)):
+        assert "not yours" in live.ctl(*words, "scout", *(["mine"] if words == ("rename",) else []), check=1,
+                                       **MEMBER).stderr
+    assert [row["data"]["call"] for row in live.record(agent, "denial")] == ["write", "mkdir", "update", "rename"]
+    assert live.ctl("cat", "scout:state/open", **STRANGER).returncode == 1
     assert live.ctl("cp", f"{folder}/f", "scout:state/h", **STRANGER).returncode == 1
-    assert "h" not in os.listdir(live.tree(agent, "state"))
+    assert sorted(os.listdir(live.tree(agent, "state"))) == ["closed", "open"]
 
 
 def test_refusals_are_recorded(live, agent, folder):
@@ -190,7 +217,9 @@ while :; do mv -T state/d state/was; mv -T state/l state/d; mv -T state/d state/
 
 def test_an_agent_that_moves_everything_while_it_is_copied(live, folder):
     """Whatever the copy gets of it: it ends, and nothing outside of where it goes is touched or read."""
-    os.makedirs(f"{folder}/victim")
+    os.mkdir(f"{folder}/inbound")
+    put(f"{folder}/inbound/f", "inbound")
+    os.mkdir(f"{folder}/victim")
     put(f"{folder}/victim/f", "precious")
     text = HOSTILE.format(victim=f"{folder}/victim")
     agent = live.spawn("--cpus", "0.2", "--cwd", "/agent/self", "--", "/bin/bash", "-c", text)
@@ -199,9 +228,9 @@ def test_an_agent_that_moves_everything_while_it_is_copied(live, folder):
         for number in range(2):
             done = live.ctl("cp", "-r", f"{agent}:", f"{folder}/out{number}")
             assert "state/fifo: neither a file" in done.stderr
-            assert not os.path.lexists(f"{folder}/out{number}/state/d/f") or (
-                os.path.islink(f"{folder}/out{number}/state/d") or get(f"{folder}/out{number}/state/d/f") == "inside\n")
-            live.ctl("cp", "-r", f"{folder}/victim", f"{agent}:state/d")
+            shown = subprocess.run(["grep", "-rl", "precious", f"{folder}/out{number}"], stdout=subprocess.PIPE, check=False)
+            assert shown.stdout == b""
+            live.ctl("cp", "-r", f"{folder}/inbound", f"{agent}:state/d")
     finally:
         live.ctl("rm", "-f", agent, check=0)
     assert os.listdir(f"{folder}/victim") == ["f"]

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from attrs import evolve
 
 from agentix_kernel import lifecycle
+from agentix_kernel.control import rights
 from agentix_kernel.process import Process
 from agentix_kernel.world import Limits
 from agentix_syscalls import records, spawn
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 async def rename(client: "Client", target: Any, name: str) -> int:
     kernel = client.kernel
     process, table = kernel.table.find(target), kernel.table
+    rights.own(client, process, "rename")
     if name in table.by_name:
         raise CallError(errno.EEXIST, f"rename: the name {name!r} is taken",
                         remedy="choose another, or `agentctl rm` the dead agent that has it")
@@ -34,6 +36,7 @@ async def rename(client: "Client", target: Any, name: str) -> int:
 async def update(client: "Client", target: Any, wanted: dict[str, Any]) -> dict[str, Any]:
     kernel = client.kernel
     process = kernel.table.find(target)
+    rights.own(client, process, "update")
     changed = spawn.parse_limits(wanted)
     if not process.alive or process.doom is not None or process.sandbox is None:
         raise CallError(errno.ESRCH, f"agent {process.id} ({process.name}) is not alive; it has nothing to limit")

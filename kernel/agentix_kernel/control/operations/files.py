@@ -1,7 +1,7 @@
 """Files of agents' trees, for operators: through the tree itself, so that its rules and quotas hold for them too.
 
-What is read is read as root reads the mount; what is written is the agent's, under its uid. No path leads out of the
-tree, whatever links the agent makes meanwhile.
+Its owner and root read all of it, the rest of the group what the modes let them read on the mount as well; what is
+written is the agent's, under its uid. No path leads out of the tree, whatever links the agent makes meanwhile.
 """
 
 import errno
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 from attrs import asdict
 
 from agentix_kernel.calls.files import who
+from agentix_kernel.control import rights
 from agentix_kernel.gate import UNRECORDED
 from agentix_kernel.process import Process
 from agentix_syscalls import calls, records, types
@@ -57,8 +58,10 @@ def _asked(client: "Client", process: Process, operation: str, path: bytes, *,
             client.kernel.flush()
 
 
-def _reader(process: Process) -> Who:
-    return Who(0, 0, process.id)
+def _reader(client: "Client", process: Process) -> Who:
+    if rights.owns(client, process):
+        return Who(0, 0, process.id)
+    return Who(client.peer.uid, client.kernel.tree.group, process.id)
 
 
 def _attributes(node: Node, target: bytes | None = None) -> dict[str, Any]:
@@ -68,15 +71,15 @@ def _attributes(node: Node, target: bytes | None = None) -> dict[str, Any]:
 async def stat(client: "Client", target: Any, path: bytes, follow: bool) -> dict[str, Any]:
     process, tree = client.kernel.table.find(target), client.kernel.tree
     with _asked(client, process, "stat", path):
-        found = tree.stat(_reader(process), path, follow=follow)
-        link = tree.readlink(_reader(process), path) if modes.S_ISLNK(found.mode) else None
+        found = tree.stat(_reader(client, process), path, follow=follow)
+        link = tree.readlink(_reader(client, process), path) if modes.S_ISLNK(found.mode) else None
     return {**asdict(found), "target": link}
 
 
 async def readdir(client: "Client", target: Any, path: bytes, follow: bool) -> AsyncGenerator[list[Any]]:
     process = client.kernel.table.find(target)
     with _asked(client, process, "readdir", path):
-        entries = client.kernel.tree.readdir(_reader(process), path, follow=follow)
+        entries = client.kernel.tree.readdir(_reader(client, process), path, follow=follow)
     for first in range(0, len(entries), NAMES_A_PIECE):
         yield entries[first:first + NAMES_A_PIECE]
 
@@ -84,7 +87,7 @@ async def readdir(client: "Client", target: Any, path: bytes, follow: bool) -> A
 async def read(client: "Client", target: Any, path: bytes, follow: bool, wait: bool) -> AsyncGenerator[Any]:
     process = client.kernel.table.find(target)
     with _asked(client, process, "open", path):
-        handle = client.kernel.tree.open(_reader(process), path, calls.O_RDONLY if follow else calls.O_NOFOLLOW)
+        handle = client.kernel.tree.open(_reader(client, process), path, calls.O_RDONLY if follow else calls.O_NOFOLLOW)
         if isinstance(handle.node, Directory):
             handle.close()
             raise CallError(errno.EISDIR, f"{shown(handle.node)}: is a directory")
@@ -110,6 +113,7 @@ def _end(handle: Handle) -> int:
 async def write(client: "Client", target: Any, path: bytes, data: bytes, offset: int, more: bool, mode: int,
                 mtime_ns: int | None) -> None:
     process = client.kernel.table.find(target)
+    rights.own(client, process, "write")
     operation = "symlink" if modes.S_ISLNK(mode) else "write"
     with _asked(client, process, operation, path, told=not more):
         # No await from here on: the pieces of a connection follow one another, whichever task has which.
@@ -142,5 +146,6 @@ def _incoming(client: "Client", process: Process, path: bytes, data: bytes, offs
 
 async def mkdir(client: "Client", target: Any, path: bytes, mode: int) -> None:
     process = client.kernel.table.find(target)
+    rights.own(client, process, "mkdir")
     with _asked(client, process, "mkdir", path):
         client.kernel.tree.mkdir(who(process), path, mode)

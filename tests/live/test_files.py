@@ -228,7 +228,8 @@ def test_an_agent_that_moves_everything_while_it_is_copied(live, folder):
         for number in range(2):
             done = live.ctl("cp", "-r", f"{agent}:", f"{folder}/out{number}")
             assert "state/fifo: neither a file" in done.stderr
-            shown = subprocess.run(["grep", "-rl", "precious", f"{folder}/out{number}"], stdout=subprocess.PIPE, check=False)
+            words = ["grep", "-rl", "precious", f"{folder}/out{number}"]
+            shown = subprocess.run(words, stdout=subprocess.PIPE, check=False)
             assert shown.stdout == b""
             live.ctl("cp", "-r", f"{folder}/inbound", f"{agent}:state/d")
     finally:

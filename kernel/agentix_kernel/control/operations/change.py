@@ -39,7 +39,7 @@ async def update(client: "Client", target: Any, wanted: dict[str, Any]) -> dict[
     rights.own(client, process, "update")
     changed = spawn.parse_limits(wanted)
     if not process.alive or process.doom is not None or process.sandbox is None:
-        raise CallError(errno.ESRCH, f"agent {process.id} ({process.name}) is not alive; it has nothing to limit")
+        raise CallError(errno.ESRCH, f"agent {process.id} ({process.name}) does not run; it has nothing to limit")
     before = process.limits
     limits = evolve(before, **changed)
     if changed.get("timeout_s") is not None:

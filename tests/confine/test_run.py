@@ -233,7 +233,7 @@ async def test_thirty_at_once(lab):
 
 
 async def test_dispositions_of_whoever_started_the_kernel_are_not_inherited(open_lab):
-    ignored = {signal.SIGINT, signal.SIGHUP, signal.SIGUSR1}  # as nohup does, and a shell with as nohup does, and a shell for what it puts behind itself
+    ignored = {signal.SIGINT, signal.SIGHUP, signal.SIGUSR1}  # as nohup does, and a shell in the background
     before = {number: signal.signal(number, signal.SIG_IGN) for number in ignored}
     try:
         async with open_lab() as lab:

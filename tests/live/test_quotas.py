@@ -124,7 +124,7 @@ def test_output_is_rotated(small):
     assert len(said) < 3 * 65536
     assert said.endswith("line 4000 of what a chatty one says\n")
     with open(small.tree(agent, "proc/log")) as file:
-        assert file.read() == said
+        assert said.endswith(file.read())  # the one that is written now; logs shows the rotated one before it
 
 
 def test_an_agent_that_never_reads_is_not_waited_for(small, scripts):

@@ -41,6 +41,8 @@ EVENTS: Final = (
     Event("restart", records.RESTART, ("why", "delay_s", "next_life"), "an ended agent is to be run again"),
     Event("lost", records.LOST, ("name", "state"), "an agent ran when its kernel died; found at the next boot"),
     Event("remove", records.REMOVE, ("name",), "a dead agent and its files were removed"),
+    Event("rename", records.RENAME, ("name", "before", "by"), "an agent got another name"),
+    Event("update", records.UPDATE, ("limits", "before", "by"), "limits of an agent were changed"),
     Event("stop", records.STATE, ("why",), "an agent was frozen", where=("state", "stopped")),
     Event("continue", records.STATE, ("why",), "an agent goes on", where=("state", "running")),
     Event("signal", records.SIGNAL, ("signal", "sender", "why", "delivery"), "a signal was sent"),

@@ -101,7 +101,8 @@ class Picture:
         counts = Counter(row["state"] for row in self.rows)
         states = ", ".join(f"{count} {state}" for state, count in counts.most_common())
         return [
-            f"agentix {kernel['version']}, up {show.duration(kernel['uptime_s'])}; {len(self.rows)} agents"
+            f"agentix {kernel['version']}, up {show.duration(kernel['uptime_s'])}; "
+            f"{len(self.rows)} agent{'s' * (len(self.rows) != 1)}"
             + (f": {states}" if states else ""),
             (f"agentd: {kernel['cpu_percent']:.1f}% CPU, {show.size(kernel['memory_bytes'])}, "
              f"{kernel['calls_per_s']:.1f} calls/s; agents: {sum(row['cpu_percent'] for row in self.rows):.1f}% CPU, "

@@ -18,7 +18,8 @@ from agentix.agentctl.listing import COLUMNS
 from agentix_syscalls import calls, control, signals, spawn
 from agentix_syscalls.errors import CallError
 
-ENDED = {"id": 7, "name": "scout", "state": "dead", "code": 0, "signal": None, "why": "exit", "detail": "", "status": 0}
+ENDED = {"id": 7, "name": "scout", "state": "dead", "code": 0, "signal": None, "why": "exit", "detail": "", "status": 0,
+         "next": ""}
 ROW = {
     "id": 7, "life": 1, "name": "scout", "parent": 0, "uid": 70007, "owner": 0, "state": "running", "why": "",
     "code": None,
@@ -252,6 +253,7 @@ def test_wait(operator):
     operator.on("wait", lambda agent, _timeout: {**ENDED, "status": agent})
     result = operator.run("wait", "--timeout", "2s", "3", "4", "--json")
     assert (result.exit_code, [ended["status"] for ended in json.loads(result.stdout)]) == (4, [3, 4])
+    assert json.loads(operator.run("wait", "3", "--json").stdout)["status"] == 3
     assert 0 < operator.calls("wait")[1][1] <= 2
     operator.on("wait", fail(errno.ETIMEDOUT, "still there"))
     assert operator.run("wait", "3").exit_code == 124

@@ -138,8 +138,11 @@ class Client:
         return [results[begun + at] for at in range(len(arguments))]
 
     def stream(self, name: str, *args: Any, descriptors: Sequence[int] = ()) -> Iterator[Any]:
-        """Ask for a streaming operation; what it sends, as it comes."""
+        """Ask for a streaming operation, at once; what it sends, as it comes."""
         self._request(name, args, descriptors)
+        return self._streamed()
+
+    def _streamed(self) -> Iterator[Any]:
         more, body = self._reply()
         while more:
             yield body

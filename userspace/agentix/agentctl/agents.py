@@ -31,7 +31,7 @@ from agentix_syscalls.errors import CallError
     ("agentctl wait --timeout 5m 7 8", "two agents; 124 when five minutes are over"),
 ))
 @click.option("--timeout", type=show.read_duration, metavar="TIME", help="Seconds at most, or as in 5m.")
-@click.option("--json", "as_json", is_flag=True, help="Print how each ended as JSON.")
+@click.option("--json", "as_json", is_flag=True, help="Print how each ended as JSON; a list of several.")
 @click.argument("agents", metavar="AGENT...", type=read_agent, nargs=-1, required=True)
 def wait(which: Which, agents: tuple[int | str, ...], *, timeout: float | None, as_json: bool) -> int:
     """Wait until agents have ended and are gone. The exit status is the last one's own."""
@@ -47,7 +47,7 @@ def wait(which: Which, agents: tuple[int | str, ...], *, timeout: float | None, 
                 raise Failure(explain(error), status) from None
             tell(ended[-1])
     if as_json:
-        show.print_json(ended)
+        _print_one_or_all(ended, agents)
     return int(ended[-1]["status"])
 
 
@@ -161,7 +161,7 @@ def verify(which: Which, agents: tuple[int | str, ...], *, as_json: bool) -> int
         _print_one_or_all(found, agents)
     for checked in () if as_json else found:
         show.table(("LAYER", "STATE", "DETAIL"),
-                   ((row["layer"], row["state"], row["detail"]) for row in checked["layers"]))
+                   ((row["layer"], row["state"], row["detail"]) for row in checked["layers"]), fold=True)
         click.echo(f"agent {show.printable(checked['agent'])}: {checked['processes']} processes checked: "
                    f"{'confined' if checked['ok'] else 'NOT as it should be'}")
     return status if all(checked["ok"] for checked in found) else FAILED

@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterable
 from types import FrameType
 from typing import Any, Final, NamedTuple, Self
 
+import click
+
 from agentix.agentctl.cli import Which, complain
 from agentix.agentctl.format import printable
 from agentix.control import Client, NoKernelError
@@ -129,30 +131,36 @@ def show(which: Which, agent: int, keyboard: Keyboard, tail: int | None) -> bool
         if keyboard.terminal:
             around.enter_context(terminal.raw())
             around.enter_context(terminal.following_size(terminal.resizer(which, agent)))
+        pieces = client.stream("logs", agent, True, tail)
         if keyboard.feed:
-            typing.start()
+            typing.start()  # after that request, by which "from now on" is before its answer to what is typed
         try:
-            _copy(client, agent, tail)
+            _copy(pieces, agent)
         except CallError:
             if typing.refused is not None:
                 raise typing.refused from None
             if not typing.detached:
                 raise
     if typing.detached:
+        click.echo(err=True)  # the agent's own last line, such as a prompt, has no end
         complain(f"left agent {agent}, which goes on: agentctl attach {agent}")
     return not typing.detached
 
 
-def _copy(client: Client, agent: int, tail: int | None) -> None:
+def _copy(pieces: Iterable[Any], agent: int) -> None:
     from agentix.agentctl.output import Marks, Writer
 
     writer = Writer(str(agent), Marks())
-    for item in client.stream("logs", agent, True, tail):
-        writer.feed(*item)
+    for piece in pieces:
+        writer.feed(*piece)
 
 
 def tell(ended: dict[str, Any], *, interrupted: bool = False) -> None:
-    """Say on stderr how an agent ended, unless it ended by itself or by the Ctrl-C of this person."""
-    if ended["why"] == "exit" or (interrupted and ended["signal"] == "SIGINT"):
+    """Say on stderr how an agent ended, unless it ended by itself or by the Ctrl-C of this person.
+
+    Also why its restart policy does not run it again.
+    """
+    if not ended["next"] and (ended["why"] == "exit" or (interrupted and ended["signal"] == "SIGINT")):
         return
-    complain(f"{ended['name'] or ended['id']}: {printable(ended['detail'] or ended['why'])}")
+    said = "; ".join(filter(None, (ended["detail"] or ended["why"], ended["next"])))
+    complain(f"{ended['name'] or ended['id']}: {printable(said)}")

@@ -105,7 +105,7 @@ def synopsis(*words: str) -> list[str]:
         if isinstance(param, click.Argument):
             word = (param.metavar or str(param.name).upper()).removesuffix("...")
             dots = " ..." if param.nargs == -1 else ""
-            lines.append(f".Ar {word}{dots}" if param.required else f".Op Ar {word}")
+            lines.append(f".Ar {word}{dots}" if param.required else f".Op Ar {word.strip('[]')}{dots}")
     return lines
 
 

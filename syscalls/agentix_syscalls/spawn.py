@@ -126,7 +126,7 @@ OPTIONS: Final = (
     Option("memory_bytes", memory, "--memory SIZE", "memory limit (default 512M)", inherited=True),
     Option("cpus", types.positive, "--cpus N", "processors, as a number such as 0.5 (default 1)", inherited=True),
     Option("pids", pids, "--pids N", "processes and threads at most (default 64)", inherited=True),
-    Option("timeout_s", types.positive, "--timeout SECONDS", "kill it after so many seconds", inherited=True),
+    Option("timeout_s", types.positive, "--timeout TIME", "kill it after so many seconds", inherited=True),
     Option("deny", types.texts, "--deny CALL[:PATH]", "deny a call, below a path of its tree if one is given",
            inherited=True),
     Option("mode", mode, "--mode MODE", "what a violation does: strict kills, enforce (default) refuses, audit records",
@@ -147,6 +147,12 @@ OPTIONS: Final = (
 )
 
 BY_NAME: Final = {option.name: option for option in OPTIONS}
+
+
+def word(option: str) -> str:
+    """The word of agentctl's command line for an option, as in --memory for memory_bytes."""
+    return BY_NAME[option].flag.split(" ")[0]
+
 
 LIMITS: Final = ("memory_bytes", "cpus", "pids", "timeout_s")
 """Options that can be changed while the agent lives."""

@@ -180,7 +180,7 @@ def test_whom_nothing_is_run_beside(kernel):
     assert f"agentctl cont {agent} first" in kernel.ctl("exec", agent, "true", check=125).stderr
     kernel.ctl("kill", "-9", agent, check=0)
     kernel.ctl("wait", agent, check=137)
-    assert "does not run" in kernel.ctl("exec", agent, "true", check=125).stderr
+    assert f"agentctl restart {agent} runs it again" in kernel.ctl("exec", agent, "true", check=125).stderr
     assert "has ended" in kernel.ctl("attach", agent, check=125).stderr
 
 

@@ -145,8 +145,9 @@ def test_children_keep_their_limits(kernel, scripts):
 
 
 def test_what_is_no_limit(kernel, agent):
-    for words, why in (((), "no limit is given"), (("--pids", "1"), "pids: 1 is not"), (("--memory", "1M"), "too few"),
-                       (("--cpus", "0"), "above 0"), (("--timeout", "soon"), "is not a duration")):
+    for words, why in (((), "missing: --memory, --cpus, --pids, --timeout"), (("--pids", "1"), "--pids: 1 is not"),
+                       (("--memory", "1M"), "too few"), (("--cpus", "0"), "above 0"),
+                       (("--timeout", "soon"), "is not a duration")):
         done = kernel.ctl("update", *words, agent, check=2)
         assert why in done.stderr
     with Client(socket_path(kernel.prefix)) as client:
@@ -180,7 +181,7 @@ signal.pause()
     rows = json.loads(live.ctl("prune", "-f", "--json", check=0).stdout)
     assert [(row["name"], row["bytes"], row["files"]) for row in rows] == [("one", 5000, 1), ("two", 0, 0)]
     assert [row["id"] for row in live.json("ps", "-a")] == [parent, *zombie]
-    assert "0 dead agents removed, 0 freed" in live.ctl("prune", "-f", check=0).stdout
+    assert "0 dead agents removed, 0 bytes freed" in live.ctl("prune", "-f", check=0).stdout
 
 
 def test_prune_asks_on_a_terminal(make_kernel):
@@ -197,5 +198,5 @@ def test_prune_asks_on_a_terminal(make_kernel):
         finally:
             os.close(ours)
             os.close(theirs)
-        assert b"Remove 1 dead agent with 0 of files?" in done.stderr
+        assert b"Remove 1 dead agent with 0 bytes of files?" in done.stderr
         assert (done.returncode, len(live.json("ps", "-a"))) == (status, left)

@@ -114,3 +114,9 @@ def test_what_is_cut_says_so(rows, width):
 def test_wide_columns_give_way_to_each_other():
     rows = [("n" * 60, "c" * 60)]
     assert list(show.lay_out(("NAME", "COMMAND"), rows, (), 40))[1] == "n" * 21 + "…  " + "c" * 15 + "…"
+
+
+def test_what_is_folded_is_whole():
+    rows = [("fuse", "off", "there is none; apt install fuse3"), ("root", "on", "")]
+    assert list(show.lay_out(("LAYER", "STATE", "DETAIL"), rows, (), 32, fold=True))[1:] == [
+        "fuse   off    there is none; apt", "              install fuse3", "root   on"]

@@ -228,7 +228,8 @@ def attach(which: Which, agent: int | str, *, interactive: bool, tty: bool, no_s
     with which.connect() as client:
         known = client.call("inspect", agent)
     if known["state"] in {"zombie", "dead"}:
-        raise Failure(f"agent {known['id']} has ended", AGENTIX_FAILED, f"agentctl logs {known['id']} shows its output")
+        raise Failure(f"agent {known['id']} ({known['name']}) has ended", AGENTIX_FAILED,
+                      f"agentctl logs {known['id']} shows its output")
     open_stdin = known["stdin"] or known["terminal"]
     if (interactive and not open_stdin) or (tty and not known["terminal"]):
         what = "no terminal" if tty and not known["terminal"] else "no open stdin"

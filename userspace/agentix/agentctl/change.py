@@ -11,6 +11,7 @@ import click
 from agentix.agentctl import format as show
 from agentix.agentctl.agents import each
 from agentix.agentctl.cli import FAILED, Failure, Which, complain, explain, json_option, read_agent, verb
+from agentix.agentctl.launch import check_option
 from agentix_syscalls import spawn
 from agentix_syscalls.errors import CallError
 
@@ -50,10 +51,11 @@ def update(which: Which, agents: tuple[int | str, ...], **limits: Any) -> int:
     given = {name: value for name, value in limits.items() if value is not None}
     if given.get("timeout_s") == math.inf:
         given["timeout_s"] = None
-    try:
-        spawn.parse_limits(given)
-    except CallError as error:
-        raise click.UsageError(explain(error).removeprefix("update: ") + ".") from None
+    if not given:
+        raise click.UsageError(f"What to change is missing: {', '.join(map(spawn.word, spawn.LIMITS))}.")
+    for name, value in given.items():
+        if value is not None:
+            check_option(name, value)
 
     with which.connect() as client:
         def change(agent: int | str) -> None:
@@ -108,7 +110,7 @@ def _dead(client: "Client", older_s: float) -> list[dict[str, Any]]:
 
 
 def _ask(rows: list[dict[str, Any]]) -> None:
-    what = f"{_count(rows)} with {show.size(_bytes(rows))} of files"
+    what = f"{_count(rows)} with {_size(rows)} of files"
     if not sys.stdin.isatty():
         raise Failure(f"{what} would be removed, and nobody can be asked", remedy="say -f, or look with --dry-run")
     if not click.confirm(f"Remove {what}?", err=True):
@@ -119,9 +121,10 @@ def _count(rows: list[dict[str, Any]]) -> str:
     return f"{len(rows)} dead agent{'' if len(rows) == 1 else 's'}"
 
 
-def _bytes(rows: list[dict[str, Any]]) -> int:
+def _size(rows: list[dict[str, Any]]) -> str:
     total: int = sum(row["bytes"] for row in rows)
-    return total
+    shown = show.size(total)
+    return f"{shown} bytes" if shown.isdecimal() else shown
 
 
 def _removed(client: "Client", rows: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], int]:
@@ -142,5 +145,5 @@ def _show(rows: list[dict[str, Any]], *, dry_run: bool) -> None:
         show.table(("ID", "NAME", "ENDED", "FILES", "SIZE"), (
             (row["id"], row["name"], show.duration((now_ns - row["ended_wall_ns"]) / 1e9) + " ago", row["files"],
              show.size(row["bytes"])) for row in rows), right=("ID", "FILES"))
-    click.echo(f"{_count(rows)} {'would be ' if dry_run else ''}removed, {show.size(_bytes(rows))}"
+    click.echo(f"{_count(rows)} {'would be ' if dry_run else ''}removed, {_size(rows)}"
                f"{'' if dry_run else ' freed'}")

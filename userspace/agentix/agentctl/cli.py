@@ -355,8 +355,8 @@ def _misused(error: click.UsageError) -> int:
     from agentix.agentctl.format import printable
 
     path = error.ctx.command_path if error.ctx is not None else "agentctl"
-    said = printable(error.format_message())
-    said = said if len(said) <= MESSAGE_MAX else f"{said[:MESSAGE_MAX]}..."
+    said = printable(error.format_message().replace(":\n\t", ": ").replace(",\n\t", ", "))  # click lists choices so
+    said = f"{said.removesuffix('.')}." if len(said) <= MESSAGE_MAX else f"{said[:MESSAGE_MAX]}..."
     click.echo(f"{path}: {said} See {path} --help.", err=True)
     return error.exit_code
 

@@ -4,6 +4,7 @@ import os
 import re
 import shutil
 import sys
+import textwrap
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from typing import Any, Final, cast
@@ -48,22 +49,24 @@ def terminal_columns() -> int | None:
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[object]], right: Collection[str] = (), *,
-          bare: bool = False) -> None:
+          bare: bool = False, fold: bool = False) -> None:
     """Print columns; those named in `right` are right-aligned, one named STATE is coloured; `bare`: without the header.
 
-    On a terminal no line is longer than that is wide: what is cut ends in an ellipsis.
+    On a terminal no line is longer than that is wide: what is cut ends in an ellipsis, or, with `fold`, what the last
+    column says goes on below it.
     """
-    for line in lay_out(header, rows, right, terminal_columns(), bare=bare):
+    for line in lay_out(header, rows, right, terminal_columns(), bare=bare, fold=fold):
         click.echo(line)
 
 
 def lay_out(header: Sequence[str], rows: Iterable[Sequence[object]], right: Collection[str],
-            width: int | None, *, bare: bool = False) -> Iterator[str]:
+            width: int | None, *, bare: bool = False, fold: bool = False) -> Iterator[str]:
     """The lines of a table, the header first, at most `width` wide where that is given."""
     texts = [*([] if bare else [list(header)]), *([printable(cell) for cell in row] for row in rows)]
     widths = [max(map(len, column)) for column in zip(*texts, strict=True)]
     if width is not None and texts:
         _shrink(widths, header, right, width)
+        texts = [piece for line in texts for piece in _folded(line, widths[-1])] if fold else texts
     for number, line in enumerate(texts):
         cells: list[str] = []
         for title, text, room in zip(header, line, widths, strict=True):
@@ -72,6 +75,13 @@ def lay_out(header: Sequence[str], rows: Iterable[Sequence[object]], right: Coll
             shown = _coloured(cell) if (number or bare) and title == "STATE" else cell
             cells.append(blanks + shown if title in right else shown + blanks)
         yield "  ".join(cells).rstrip()
+
+
+def _folded(line: list[str], room: int) -> Iterator[list[str]]:
+    """A line of cells as several: the last cell in pieces of at most so many letters, below each other."""
+    first, *more = textwrap.wrap(line[-1], room, break_on_hyphens=False) or [""]
+    yield [*line[:-1], first]
+    yield from ([*[""] * (len(line) - 1), piece] for piece in more)
 
 
 def _shrink(widths: list[int], header: Sequence[str], right: Collection[str], width: int) -> None:

@@ -49,7 +49,7 @@ def doctor(which: Which, *, as_json: bool) -> int:
     if as_json:
         show.print_json(rows)
     else:
-        show.table(("LAYER", "STATE", "REQUIRED", "DETAIL"), map(_doctor_line, rows))
+        show.table(("LAYER", "STATE", "REQUIRED", "DETAIL"), map(_doctor_line, rows), fold=True)
     return FAILED if any(row["required"] and not row["accepted"] and row["state"] == "off" for row in rows) else 0
 
 
@@ -83,7 +83,7 @@ def syscalls(_which: Which, name: str | None, *, as_json: bool) -> None:
     else:
         show.table(("NUMBER", "NAME", "SUPPORT", "CAPABILITY", "MEANING"),
                    ((c.number, c.name, c.support.partition(":")[0], c.capability, c.doc) for c in calls.CALLS),
-                   right=("NUMBER",))
+                   right=("NUMBER",), fold=True)
 
 
 def _call_facts(call: "Call") -> dict[str, Any]:

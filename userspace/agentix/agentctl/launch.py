@@ -113,7 +113,11 @@ def _options() -> Iterator[click.Option]:
             yield click.Option(
                 [word, name], metavar=metavar, type=_click_type(option),
                 multiple=binds or option.type in {types.environ, types.texts},
-                help=_BINDS[name] if binds else _sentence(option.doc))
+                help=_BINDS[name] if binds else _sentence(_at_the_shell(option)))
+
+
+def _at_the_shell(option: "Option") -> str:
+    return f"{option.doc}, or as in 5m" if option.name.endswith("_s") else option.doc
 
 
 def _sentence(doc: str) -> str:
@@ -134,12 +138,16 @@ def _given(options: dict[str, Any]) -> dict[str, Any]:
     if "env" in given:
         given["env"] = dict(variable(word) for word in given["env"])
     for name, value in given.items():
-        option = table.BY_NAME[name]
-        try:
-            option.type(value)
-        except types.BadArgument as bad:
-            raise click.UsageError(f"{option.flag.split(' ')[0]}: {bad}.") from None
+        check_option(name, value)
     return given
+
+
+def check_option(name: str, value: Any) -> None:
+    """Check the value of an option of a spawn as its table says. Raises UsageError, which names the flag."""
+    try:
+        table.BY_NAME[name].type(value)
+    except types.BadArgument as bad:
+        raise click.UsageError(f"{table.word(name)}: {bad}.") from None
 
 
 def variable(word: str) -> tuple[str, str]:
@@ -176,14 +184,16 @@ def read_script(path: str) -> bytes:
             source = script.read(SOURCE_MAX_BYTES + 1)
     except OSError as error:
         missing = error.errno in {errno.ENOENT, errno.ENOTDIR}
-        raise Failure(f"{path}: {error.strerror}", NOT_FOUND if missing else NOT_EXECUTABLE) from None
+        remedy = f"for a program of the sandbox write -- before it: -- {path}" if missing and "/" not in path else ""
+        raise Failure(f"{path}: {error.strerror}", NOT_FOUND if missing else NOT_EXECUTABLE, remedy) from None
     if len(source) > SOURCE_MAX_BYTES:
         raise Failure(f"{path}: over {SOURCE_MAX_BYTES >> 10} KiB, the most that a request to the kernel carries",
                       AGENTIX_FAILED, "put the data into a file and show it with --bind-ro")
     first = source[:256].split(b"\n", 1)[0]
     if first.startswith(b"\x7fELF") or (first.startswith(b"#!") and b"python" not in first):
         raise Failure(f"{path}: not a Python script", NOT_EXECUTABLE,
-                      f"to run it as a program, show it inside: --bind-ro {path}:/opt/program -- /opt/program")
+                      f"for a program of the sandbox write -- before it: -- {path}; another is shown inside: "
+                      f"--bind-ro {path}:/opt/program -- /opt/program")
     return source
 
 

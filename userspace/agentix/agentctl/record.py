@@ -20,7 +20,7 @@ from agentix_syscalls.events import BY_NAME
 @click.option("--tail", type=click.IntRange(min=0), metavar="N", help="Only the last N records.")
 @period
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, one record a line.")
-@click.argument("agents", metavar="AGENT...", type=read_agent, nargs=-1)
+@click.argument("agents", metavar="[AGENT]...", type=read_agent, nargs=-1)
 def trace(which: Which, agents: tuple[int | str, ...], *, follow: bool, tail: int | None, since_ns: int | None,
           until_ns: int | None, as_json: bool) -> None:
     """Show the flight record of agents, or of all: calls, signals, denials, limits, starts and ends."""
@@ -121,7 +121,7 @@ def audit() -> None:
 @verb(name="verify", examples=(("agentctl audit verify", "status 1 when the record was altered"),))
 @json_option
 def audit_verify(which: Which, *, as_json: bool) -> int:
-    """Check every link of the journal's chain: nothing altered, inserted, reordered or removed.
+    """Check the chain: nothing altered, inserted, reordered or removed.
 
     The exit status is 1 when something is.
     """

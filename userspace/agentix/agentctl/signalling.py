@@ -118,4 +118,4 @@ def signals(_which: Which, *, as_json: bool) -> None:
         return
     show.table(("NUMBER", "NAME", "LINUX", "DEFAULT", "CAUGHT", "MEANING"),
                ((row.number, row.name, "-" if row.linux is None else row.linux, row.default.value,
-                 row.caught, row.doc) for row in SIGNALS), right=("NUMBER", "LINUX"))
+                 row.caught, row.doc) for row in SIGNALS), right=("NUMBER", "LINUX"), fold=True)

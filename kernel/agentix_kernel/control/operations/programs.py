@@ -89,7 +89,8 @@ async def execute(client: "Client", target: Any, argv: tuple[str, ...],
 def _running(kernel: Kernel, target: Any) -> Process:
     process = kernel.table.find(target)
     if not process.alive or process.sandbox is None or process.doom is not None:
-        raise CallError(errno.ESRCH, f"agent {process.id} ({process.name}) does not run")
+        raise CallError(errno.ESRCH, f"agent {process.id} ({process.name}) does not run",
+                        remedy=f"agentctl restart {process.id} runs it again")
     if process.held:
         raise CallError(errno.EBUSY, f"agent {process.id} ({process.name}) is stopped, with all that is in its sandbox",
                         remedy=f"agentctl cont {process.id} first")

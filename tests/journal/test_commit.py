@@ -240,7 +240,7 @@ def test_closing_twice_and_after_a_failure(tmp_path):
 def test_readers_beside_a_writer_raise_no_false_alarm(tmp_path):
     """Half-written groups, segments that are begun just now: none of it is damage."""
     journal, _ = open_real(tmp_path, segment_bytes=16384)
-    found, stop = [], threading.Event()
+    found, stop, looked = [], threading.Event(), threading.Event()
 
     def look():
         disk = RealDisk(journal.disk.folder)
@@ -248,16 +248,19 @@ def test_readers_beside_a_writer_raise_no_false_alarm(tmp_path):
             seen = values(disk, journal.key)
             report = judge(disk, journal.key)
             found.append((seen == list(range(len(seen))), report.problems, report.last_seq))
+            looked.set()
 
     reader = threading.Thread(target=look)
     reader.start()
     n = 0
-    while reader.is_alive() and (len(found) < 20 or found[-1][2] < found[0][2] + 1000):
-        step(journal, n)
-        n += 1
-        journal.publish()
-        if n % 20 == 0:
-            journal.request_commit()
+    for _ in range(20):
+        looked.clear()
+        for _ in range(60):  # while it looks, and no more: a slow reader is not to be run away from
+            step(journal, n)
+            n += 1
+            journal.publish()
+        journal.request_commit()
+        assert looked.wait(60)
     stop.set()
     reader.join()
     journal.close()

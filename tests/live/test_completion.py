@@ -68,5 +68,14 @@ def test_others(kernel, herd, shell):
     assert "sheep" not in done.stdout
 
 
+@pytest.mark.parametrize("words", ["cp rep", "cp report.txt rep", "run rep", "--prefix rep"])
+def test_files_are_the_shells_own_matter(tmp_path, words):
+    asked = {"_AGENTCTL_COMPLETE": "bash_complete", "COMP_WORDS": f"agentctl {words}", "AGENTIX_PREFIX": str(tmp_path),
+             "COMP_CWORD": str(len(words.split()))}
+    done = subprocess.run([f"{BIN}/agentctl"], capture_output=True, text=True, env={**os.environ, **asked}, check=False,
+                          timeout=60)
+    assert (done.stdout, done.stderr) == ("file,rep\n", "")
+
+
 def test_an_unknown_shell_is_a_usage_error(kernel):
     assert kernel.ctl("completion", "tcsh").returncode == 2

@@ -164,6 +164,12 @@ def test_listings_as_json(kernel):
     assert (info["prefix"], info["faults"], info["pid"]) == (kernel.prefix, 0, kernel.process.pid)
 
 
+def test_doctor_looks_the_same_without_a_kernel(kernel, tmp_path):
+    alone = kernel.ctl("doctor", "--prefix", str(tmp_path), check=0).stdout.splitlines()
+    asked = kernel.ctl("doctor", check=0).stdout.splitlines()
+    assert [line.split()[:3] for line in alone] == [line.split()[:3] for line in asked]
+
+
 TWIG = """
 import time
 from agentix import libc

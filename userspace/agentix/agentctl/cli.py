@@ -152,10 +152,17 @@ def _set_prefix(context: click.Context, _param: click.Parameter, value: str | No
         context.ensure_object(Which).prefix = value
 
 
+def offer_files(_context: click.Context, _param: click.Parameter, incomplete: str) -> "list[CompletionItem]":
+    """For completion: the shell itself knows what is on the host."""
+    from click.shell_completion import CompletionItem
+
+    return [CompletionItem(incomplete, type="file")]
+
+
 def prefix_option(envvar: str | None = None) -> click.Option:
     return click.Option(
         ["--prefix"], metavar="DIR", envvar=envvar, expose_value=False, callback=_set_prefix,
-        help="Speak to the private kernel under DIR, not to the system's.")
+        shell_complete=offer_files, help="Speak to the private kernel under DIR, not to the system's.")
 
 
 class Verb(click.Command):

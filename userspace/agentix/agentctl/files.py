@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
-from agentix.agentctl.cli import FAILED, Failure, Which, complain, explain, read_agent, verb
+from agentix.agentctl.cli import FAILED, Failure, Which, complain, explain, offer_files, read_agent, verb
 from agentix.agentctl.format import printable
 from agentix_syscalls.errors import CallError
 
@@ -90,8 +90,8 @@ def _writer() -> Callable[[bytes], None]:
 @click.option("-r", "--recursive", is_flag=True,
               help="Folders too, with all that is in them; symbolic links stay links.")
 @click.option("-p", "--preserve", is_flag=True, help="Keep modes and times.")
-@click.argument("source", metavar="SRC", type=read_place)
-@click.argument("goal", metavar="DST", type=read_place)
+@click.argument("source", metavar="SRC", type=read_place, shell_complete=offer_files)
+@click.argument("goal", metavar="DST", type=read_place, shell_complete=offer_files)
 def cp(which: Which, source: Place | str, goal: Place | str, *, recursive: bool, preserve: bool) -> int:
     """Copy files between the host and an agent's tree: one of SRC and DST is AGENT:PATH.
 

@@ -10,12 +10,13 @@ from pathlib import Path
 import pytest
 import trio
 import trio.testing
+from emulation import WAIT_S
 
 from agentix_kernel.cgroups import detect
 from agentix_kernel.world import Limits
 
 FREE = Limits(memory_bytes=None, cpus=None, pids=None)
-DEADLINE_S = 20
+DEADLINE_S = WAIT_S
 
 SAY_READY = "echo ready\n"
 DAEMON = "(setsid sh -c 'trap \"\" TERM HUP; sleep 1000 & wait; sleep 1000' &);"

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import trio
 from attrs import define, field, frozen
+from emulation import WAIT_S
 
 from agentix_kernel.cgroups import Cgroups, detect
 from agentix_kernel.confine.sandbox import LinuxSandbox
@@ -101,7 +102,7 @@ async def laboratory(**options: Any) -> AsyncIterator[Lab]:
         sandboxes.start_spawner()
         async with trio.open_nursery() as nursery:
             await nursery.start(sandboxes.run)
-            with trio.fail_after(60):
+            with trio.fail_after(WAIT_S):
                 try:
                     yield lab
                 finally:

@@ -10,6 +10,7 @@ import time
 
 import pytest
 import trio
+from emulation import WAIT_S
 
 from agentix_kernel.cgroups import detect
 from agentix_kernel.confine import messages
@@ -52,7 +53,7 @@ WORKLOADS = {
 
 async def until(condition) -> None:
     """Bounded retry for what the kernel tells no descriptor of."""
-    with trio.fail_after(20):
+    with trio.fail_after(WAIT_S):
         while not condition():  # noqa: ASYNC110 - nobody can set an event for it
             await trio.sleep(0.005)
 
@@ -175,7 +176,7 @@ async def test_freeze_stops_all_and_thaw_continues(lab, cpus):
 async def test_out_of_memory_is_told(lab):
     running = await lab.launch("data = []\nwhile True: data.append(bytearray(b'x' * (1 << 20)))",
                                limits=Limits(memory_bytes=48 << 20))
-    with trio.fail_after(20):
+    with trio.fail_after(WAIT_S):
         await running.memory.wait()
         assert await running.sandbox.wait() == Ended(None, 9)
     assert running.sandbox.usage().oom_kills >= 1
@@ -184,7 +185,7 @@ async def test_out_of_memory_is_told(lab):
 async def test_out_of_memory_of_a_child_is_told_too(lab):
     hog = "import os\nif os.fork() == 0:\n data = []\n while True: data.append(bytearray(b'x' * (1 << 20)))\n"
     running = await lab.launch(hog + SLEEPER, limits=Limits(memory_bytes=48 << 20))
-    with trio.fail_after(20):
+    with trio.fail_after(WAIT_S):
         await running.memory.wait()
     assert await running.sandbox.kill()
 

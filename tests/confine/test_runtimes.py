@@ -12,6 +12,7 @@ import pytest
 import trio
 import trio.testing
 from attrs import evolve
+from emulation import WAIT_S
 
 from agentix_kernel.confine import zygotes
 from agentix_kernel.runtimes.interpreter import look
@@ -35,7 +36,7 @@ def of(venv, **more) -> Runtime:
 
 async def until(condition):
     """Bounded retry for what tells no event."""
-    with trio.fail_after(20):
+    with trio.fail_after(WAIT_S):
         while not (found := condition()):  # noqa: ASYNC110 - nobody can set an event for it
             await trio.sleep(0.005)
     return found

@@ -7,6 +7,7 @@ import signal
 import pytest
 import trio
 import trio.testing
+from emulation import WAIT_S
 
 from agentix_kernel.confine.sandbox import LinuxSandbox
 from agentix_kernel.world import Ended, LaunchError, Limits
@@ -16,7 +17,7 @@ SLEEPER = "import signal; print('in', flush=True)\nwhile True: signal.pause()"
 
 async def until(condition) -> None:
     """Bounded retry for what the kernel tells no descriptor of."""
-    with trio.fail_after(20):
+    with trio.fail_after(WAIT_S):
         while not condition():  # noqa: ASYNC110 - nobody can set an event for it
             await trio.sleep(0.005)
 

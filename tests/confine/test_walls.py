@@ -7,6 +7,7 @@ import sys
 
 import pytest
 import trio
+from emulation import WAIT_S
 
 from agentix_kernel.confine import linux, template
 from agentix_kernel.confine.syscalls_table import ROWS, Action
@@ -155,7 +156,7 @@ async def test_denied_call_is_refused_and_told(lab, name, number, args):
 @pytest.mark.skipif(os.uname().machine != "x86_64", reason="the numbers are x86-64's")
 async def test_call_that_no_honest_agent_makes_is_told_as_fatal_and_never_returns(lab, name, number):
     running = await lab.launch(CONFINED + f"call({number}, 0, 0, 0, 0); print('ran on', flush=True)\n")
-    with trio.fail_after(20):
+    with trio.fail_after(WAIT_S):
         while not running.denied:  # noqa: ASYNC110 - what is told goes into a list
             await trio.sleep(0.005)
     assert await running.sandbox.kill()

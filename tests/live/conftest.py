@@ -14,11 +14,11 @@ import zlib
 
 import pytest
 from attrs import define, field
-from emulation import PATIENCE
+from emulation import WAIT_S
 
 BIN = os.path.dirname(sys.executable)
-READY_S = 60 * PATIENCE
-COMMAND_S = 60 * PATIENCE
+READY_S = WAIT_S
+COMMAND_S = WAIT_S
 
 
 @define
@@ -92,7 +92,7 @@ class LiveKernel:
             self.known[agent] = self.agent(agent)
         row = self.known[agent]
         sock, here = socket.socket(socket.AF_UNIX), os.open(".", os.O_PATH)
-        sock.settimeout(20 * PATIENCE)
+        sock.settimeout(WAIT_S)
         try:
             os.chdir(f"{self.prefix}/run/agents/{agent}.{row['life']}")  # as root: the folder above is root's alone
             os.seteuid(row["uid"])
@@ -120,7 +120,7 @@ class LiveKernel:
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
         try:
-            assert self.process.wait(60) == 0, self.log()
+            assert self.process.wait(WAIT_S) == 0, self.log()
         finally:
             if self.process.poll() is None:
                 self.process.kill()

@@ -11,6 +11,7 @@ import termios
 import time
 
 import pytest
+from emulation import WAIT_S
 
 IDLE = ("--", "sleep", "1000")
 DAEMON_GID = 1
@@ -46,7 +47,7 @@ class Screen:
         fcntl.ioctl(self.master, termios.TIOCSWINSZ, struct.pack("4H", rows, columns, 0, 0))
 
     def status(self):
-        return self.process.wait(60)
+        return self.process.wait(WAIT_S)
 
     def sane(self):
         return termios.tcgetattr(self.slave) == self.before
@@ -137,7 +138,7 @@ def test_what_is_run_beside_an_agent(kernel):
     assert (done.stdout, done.stderr) == ("agent 1 /usr\n", "err\n")
     data = os.urandom(300_000)  # more than all pipes on the way hold
     fed = subprocess.run(kernel.words("exec", "-i", agent, "cat"), input=data, capture_output=True,
-                         timeout=60, check=True)
+                         timeout=WAIT_S, check=True)
     assert fed.stdout == data
     kernel.ctl("exec", agent, "--", "sh", "-c", "kill -TERM $$", check=143)
     outcomes = [row for row in kernel.record(agent, "exec") if row["phase"] == "outcome"]
@@ -201,7 +202,7 @@ def test_an_agent_without_stdin_is_only_looked_at(kernel):
     looking = kernel.begin("attach", agent)
     assert looking.stdout.readline() == "seen\n"
     kernel.ctl("exec", agent, "touch", "/tmp/stop")
-    looking.communicate(timeout=60)
+    looking.communicate(timeout=WAIT_S)
     assert looking.returncode == 6
 
 

@@ -9,6 +9,7 @@ import sys
 import zlib
 
 import pytest
+from emulation import WAIT_S
 
 BIN = os.path.dirname(sys.executable)
 STEPS = ["config", "lock", "layers", "runtimes", "sweep", "journal", "agents", "mount", "spawner", "sockets"]
@@ -17,7 +18,7 @@ STEPS = ["config", "lock", "layers", "runtimes", "sweep", "journal", "agents", "
 def agentd(*args, python=(), **more):
     """Run agentd where it must end by itself."""
     program = [sys.executable, *python, f"{BIN}/agentd"] if python else [f"{BIN}/agentd"]
-    return subprocess.run([*program, *args], capture_output=True, text=True, timeout=60, check=False, **more)
+    return subprocess.run([*program, *args], capture_output=True, text=True, timeout=WAIT_S, check=False, **more)
 
 
 def steps(live):
@@ -145,7 +146,7 @@ def test_a_missing_layer_is_refused_until_it_is_accepted_by_name(make_kernel):
     live = make_kernel(start=False)
     live.wrapper = (sys.executable, "-c", WITHOUT_LANDLOCK)
     refused = subprocess.run([*live.wrapper, f"{BIN}/agentd", "--prefix", live.prefix], capture_output=True, text=True,
-                             timeout=60, check=False)
+                             timeout=WAIT_S, check=False)
     assert refused.returncode == 1
     assert "landlock: " in refused.stderr
     assert "remedy: boot with lsm=landlock" in refused.stderr
@@ -196,7 +197,7 @@ time.sleep(60)
     live.ctl("stop", stopped, check=0)
     live.until_state(stopped, "stopped")
     live.process.send_signal(signal.SIGTERM)
-    assert live.process.wait(30) == 0
+    assert live.process.wait(WAIT_S) == 0
     assert "FAULT" not in live.log()
     assert not os.path.exists(f"{live.prefix}/run/control.sock")
     live.start()
@@ -214,7 +215,7 @@ def test_nothing_is_spawned_while_it_shuts_down(make_kernel):
     refused = live.ctl("spawn", "--", "/bin/true")
     assert refused.returncode == 125
     assert "shutting down" in refused.stderr or "no kernel" in refused.stderr
-    assert live.process.wait(30) == 0
+    assert live.process.wait(WAIT_S) == 0
 
 
 def alive_of(uids):

@@ -5,6 +5,7 @@ import json
 import os
 
 import pytest
+from emulation import WAIT_S
 
 from agentix.control import Client, socket_path
 from agentix_syscalls.errors import CallError
@@ -194,7 +195,7 @@ def test_prune_asks_on_a_terminal(make_kernel):
         ours, theirs = pty.openpty()
         try:
             os.write(ours, answer)
-            done = subprocess.run(live.words("prune"), stdin=theirs, capture_output=True, check=False, timeout=60)
+            done = subprocess.run(live.words("prune"), stdin=theirs, capture_output=True, check=False, timeout=WAIT_S)
         finally:
             os.close(ours)
             os.close(theirs)

@@ -5,6 +5,7 @@ import subprocess
 import sys
 
 import pytest
+from emulation import WAIT_S
 
 from agentix.agentctl.cli import VERBS
 
@@ -25,7 +26,7 @@ def bash(prefix, *words):
               'COMP_CWORD=$(($# - 1)); _agentctl_completion "$1" "${@: -1}"; printf "%s\\n" "${COMPREPLY[@]}"')
     environment = {**os.environ, "PATH": f"{BIN}:{os.environ['PATH']}", "AGENTIX_PREFIX": prefix}
     done = subprocess.run(["/bin/bash", "-c", script, "bash", *words], capture_output=True, text=True, check=False,
-                          env=environment, timeout=60)
+                          env=environment, timeout=WAIT_S)
     assert done.stderr == ""
     return done.stdout.split()
 
@@ -60,7 +61,8 @@ def test_others(kernel, herd, shell):
     words = {"zsh": {"COMP_WORDS": "agentctl kill go", "COMP_CWORD": "2"},
              "fish": {"COMP_WORDS": "agentctl kill go", "COMP_CWORD": "go"}}[shell]
     environment = {**os.environ, **words, "_AGENTCTL_COMPLETE": f"{shell}_complete", "AGENTIX_PREFIX": kernel.prefix}
-    done = subprocess.run([f"{BIN}/agentctl"], capture_output=True, text=True, env=environment, check=False, timeout=60)
+    done = subprocess.run([f"{BIN}/agentctl"], capture_output=True, text=True, env=environment, check=False,
+                          timeout=WAIT_S)
     assert (done.returncode, done.stderr) == (0, "")
     for name in ("goat-1", "goat-2"):
         assert name in done.stdout
@@ -73,7 +75,7 @@ def test_files_are_the_shells_own_matter(tmp_path, words):
     asked = {"_AGENTCTL_COMPLETE": "bash_complete", "COMP_WORDS": f"agentctl {words}", "AGENTIX_PREFIX": str(tmp_path),
              "COMP_CWORD": str(len(words.split()))}
     done = subprocess.run([f"{BIN}/agentctl"], capture_output=True, text=True, env={**os.environ, **asked}, check=False,
-                          timeout=60)
+                          timeout=WAIT_S)
     assert (done.stdout, done.stderr) == ("file,rep\n", "")
 
 

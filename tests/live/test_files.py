@@ -8,6 +8,7 @@ import sys
 import tempfile
 
 import pytest
+from emulation import WAIT_S
 
 from agentix.control import Client, socket_path
 from agentix_syscalls.errors import CallError
@@ -253,7 +254,7 @@ def test_cat_of_what_waits_waits(live, agent):
     live.until(lambda: any(row["data"]["path"] == "proc/wait" for row in live.record(agent, "file")))
     assert waiting.poll() is None
     live.ctl("kill", "-9", agent, check=0)
-    assert "killed SIGKILL" in waiting.communicate(timeout=60)[0]
+    assert "killed SIGKILL" in waiting.communicate(timeout=WAIT_S)[0]
 
 
 NAMES = 20_000

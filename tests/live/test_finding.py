@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import pytest
+from emulation import WAIT_S
 
 BIN = os.path.dirname(sys.executable)
 DAEMON_GID = 1
@@ -20,8 +21,8 @@ def agentctl(own_run):
     environment = {name: value for name, value in os.environ.items() if name != "AGENTIX_PREFIX"}
 
     def run(*args, person=()):
-        return subprocess.run([*own_run, *person, f"{BIN}/agentctl", *args], capture_output=True, text=True, timeout=60,
-                              check=False, env=environment)
+        return subprocess.run([*own_run, *person, f"{BIN}/agentctl", *args], capture_output=True, text=True,
+                              timeout=WAIT_S, check=False, env=environment)
     return run
 
 

@@ -6,6 +6,7 @@ import sys
 import tempfile
 
 import pytest
+from emulation import WAIT_S
 
 FILL = """
 import errno, json, os, time
@@ -118,7 +119,7 @@ def test_no_boot_without_room(make_kernel):
         with open(f"{live.prefix}/agentd.toml", "w") as file:
             file.write(live.config)
         command = [f"{os.path.dirname(sys.executable)}/agentd", "--prefix", live.prefix]
-        refused = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+        refused = subprocess.run(command, capture_output=True, text=True, timeout=WAIT_S, check=False)
         assert refused.returncode == 1
         assert "No space left" in refused.stderr
         assert "Traceback" not in refused.stderr

@@ -7,6 +7,7 @@ import struct
 
 import pytest
 import strategies
+from emulation import WAIT_S
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -138,7 +139,7 @@ def test_noise_at_the_control_socket(fuzzed, data):
 @given(frames=st.lists(control_requests | any_frame, min_size=1, max_size=5))
 def test_frames_at_the_control_socket(fuzzed, frames):
     with socket.socket(socket.AF_UNIX) as sock:
-        sock.settimeout(20)
+        sock.settimeout(WAIT_S)
         sock.connect(f"{fuzzed[0].prefix}/run/control.sock")
         throw(sock, wire.request(0, 0, (wire.PROTOCOL,)) + b"".join(frames) + wire.request(2, LAST, ()))
         answers(sock)
@@ -182,7 +183,7 @@ def test_another_uid_is_not_heard(fuzzed):
     path = f"{live.prefix}/run/agents/{agent}.1/kernel.sock"
     with socket.socket(socket.AF_UNIX) as sock:
         sock.connect(path)
-        sock.settimeout(20)
+        sock.settimeout(WAIT_S)
         assert sock.recv(1) == b""
     found = live.record(agent, "fault")[-1]
     assert found["data"]["what"] == "identity"

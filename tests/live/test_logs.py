@@ -5,6 +5,7 @@ import subprocess
 import tempfile
 
 import pytest
+from emulation import WAIT_S
 
 COUNTER = """
 import sys
@@ -47,7 +48,7 @@ def test_a_flood_is_bounded_and_ends_by_itself(small, scripts):
     """50 MB at full speed while somebody reads along: nothing grows, the agent is not held up, gaps are said."""
     agent = small.spawn("--name", "flood", scripts(COUNTER), "500000")
     with small.begin("logs", "-f", agent) as follow:
-        said, complaints = follow.communicate(timeout=60)
+        said, complaints = follow.communicate(timeout=WAIT_S)
     assert follow.returncode == 0
     small.ctl("wait", agent, check=0)
     assert said.endswith(f"{499_999:099}\n")
@@ -68,7 +69,7 @@ def test_following_begins_before_a_rotation_and_ends_after_it(small):
         small.ctl("kill", "-USR1", agent, check=0)
         assert [int(follow.stdout.readline()) for _ in range(900)] == list(range(1000, 1900))
         small.ctl("rm", "-f", agent, check=0)
-        assert (follow.wait(30), follow.stdout.read(), follow.stderr.read()) == (0, "", "")
+        assert (follow.wait(WAIT_S), follow.stdout.read(), follow.stderr.read()) == (0, "", "")
 
 
 def test_marks_and_bounds_of_time(small):

@@ -8,6 +8,7 @@ import tempfile
 from pathlib import Path
 
 import pytest
+from emulation import WAIT_S
 
 from agentix_syscalls import control, wire
 
@@ -125,7 +126,7 @@ def test_a_folder_that_is_its_owners_no_more_is_not_bound_writable_again(live):
 def asked(live, agent, fds):
     """What the kernel answers to a restart with these descriptors, as text."""
     with socket.socket(socket.AF_UNIX) as sock:
-        sock.settimeout(20)
+        sock.settimeout(WAIT_S)
         sock.connect(f"{live.prefix}/run/control.sock")
         sock.sendall(wire.request(control.BY_NAME["hello"].number, 1, [wire.PROTOCOL]))
         sock.recv(65536)

@@ -9,6 +9,7 @@ import sys
 import tempfile
 
 import pytest
+from emulation import WAIT_S
 
 from agentix.control import Client
 from agentix_syscalls.errors import CallError
@@ -46,7 +47,7 @@ def test_a_private_kernel_after_ctrl_c(prefix):
     with subprocess.Popen(command, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as run:
         assert run.stdout.readline() == "up\n"
         run.send_signal(signal.SIGINT)
-        assert run.wait(60) == 130
+        assert run.wait(WAIT_S) == 130
         assert "record stays" in run.stderr.read()
 
 
@@ -63,7 +64,7 @@ def test_ctrl_c_is_sigint(kernel):
                       "trap 'echo INT; exit 7' INT; echo ready; while :; do sleep 0.05; done") as run:
         assert run.stdout.readline() == "ready\n"
         run.send_signal(signal.SIGINT)
-        assert run.wait(30) == 7
+        assert run.wait(WAIT_S) == 7
         assert run.stdout.read() == "INT\n"
 
 
@@ -74,7 +75,7 @@ def test_ctrl_c_twice_kills(kernel):
         run.send_signal(signal.SIGINT)
         assert run.stdout.readline() == "again\n"
         run.send_signal(signal.SIGINT)
-        assert run.wait(30) == 137
+        assert run.wait(WAIT_S) == 137
     assert kernel.agent(kernel.json("inspect", "deaf")["id"])["why"] == "killed"
 
 
@@ -82,7 +83,7 @@ def test_sigterm_is_passed_on(kernel):
     with kernel.begin("run", "--", "/bin/sh", "-c", "echo ready; exec sleep 60") as run:
         assert run.stdout.readline() == "ready\n"
         run.send_signal(signal.SIGTERM)
-        assert run.wait(30) == 143
+        assert run.wait(WAIT_S) == 143
 
 
 def test_nobody_reads_on(kernel):
@@ -91,7 +92,7 @@ def test_nobody_reads_on(kernel):
                       "while :; do echo line; sleep 0.01; done") as run:
         assert run.stdout.readline() == "line\n"
         run.stdout.close()
-        run.wait(30)
+        run.wait(WAIT_S)
     kernel.until_state(kernel.json("inspect", "chatter")["id"], "dead")
 
 

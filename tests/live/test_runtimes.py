@@ -8,6 +8,7 @@ import subprocess
 import sys
 
 import pytest
+from emulation import WAIT_S
 
 BIN = os.path.dirname(sys.executable)
 PACKAGES = f"lib/python3.{sys.version_info.minor}/site-packages"
@@ -240,7 +241,7 @@ def test_boot_tells_its_runtimes_and_remembers_whose_agents_they_were(make_kerne
     live.ctl("wait", agent, check=0)
     live.stop()
     write(live, "profile", "p", "nope = 1")
-    refused = subprocess.run([f"{BIN}/agentd", "--prefix", live.prefix], capture_output=True, text=True, timeout=60,
+    refused = subprocess.run([f"{BIN}/agentd", "--prefix", live.prefix], capture_output=True, text=True, timeout=WAIT_S,
                              check=False)
     assert refused.returncode == 1
     assert "profiles/p.toml: unknown key 'nope'" in refused.stderr.splitlines()[-1]

@@ -9,6 +9,7 @@ import sys
 
 import pytest
 from attrs import define, field
+from emulation import WAIT_S
 
 from agentix_kernel.service import log
 
@@ -52,7 +53,7 @@ def parse(data: bytes) -> dict[str, str]:
 def listening(path):
     with contextlib.closing(socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)) as sock:
         sock.bind(path)
-        sock.settimeout(60)
+        sock.settimeout(WAIT_S)
         yield Ear(sock)
 
 
@@ -106,7 +107,7 @@ def test_the_manager_hears_of_the_boot_of_agents_and_of_the_end(serve, manager):
     last = manager.until(STOPPING="1")
     assert last["STATUS"] == "shutting down (Linux signal SIGTERM): 1 agent left"
     assert int(last["EXTEND_TIMEOUT_USEC"]) >= 10_000_000
-    assert live.process.wait(60) == 0
+    assert live.process.wait(WAIT_S) == 0
 
 
 def test_agents_inherit_nothing_of_the_manager(serve):
@@ -135,7 +136,7 @@ def test_keep_alives_stop_with_the_daemon(serve, manager):
     with pytest.raises(TimeoutError):
         manager.hear()
     live.process.send_signal(signal.SIGCONT)
-    manager.sock.settimeout(60)
+    manager.sock.settimeout(WAIT_S)
     manager.until(WATCHDOG="1")
 
 
@@ -143,7 +144,7 @@ def test_a_daemon_in_the_background_is_named_first(serve, manager):
     live = serve(options=("--daemon",))
     named = manager.heard[0]
     assert list(named) == ["MAINPID"]
-    assert live.process.wait(60) == 0
+    assert live.process.wait(WAIT_S) == 0
     assert live.json("info")["pid"] == int(named["MAINPID"])
     live.ctl("shutdown", check=0)
     live.until(lambda: not os.path.exists(f"/proc/{named['MAINPID']}"))
@@ -168,12 +169,13 @@ def test_the_journal_gets_fields_and_a_refusal_is_an_error(serve, journald, tmp_
         info = os.fstat(said.fileno())
         environment = dict(os.environ, JOURNAL_STREAM=f"{info.st_dev}:{info.st_ino}")
         again = subprocess.run(
-            [*own_run, f"{BIN}/agentd", "--prefix", live.prefix], env=environment, stderr=said, timeout=60, check=False)
+            [*own_run, f"{BIN}/agentd", "--prefix", live.prefix], env=environment, stderr=said, timeout=WAIT_S,
+            check=False)
     assert again.returncode == 1
     assert f"(pid {live.process.pid})" in journald.until(PRIORITY="3")["MESSAGE"]
     live.process.send_signal(signal.SIGTERM)
     assert journald.until(AGENTIX_STEP="down")["AGENTIX_BOOT"] == "1"
-    assert live.process.wait(60) == 0
+    assert live.process.wait(WAIT_S) == 0
     assert live.log() == ""
 
 

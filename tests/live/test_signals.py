@@ -4,6 +4,7 @@ import os
 import time
 
 import pytest
+from emulation import WAIT_S
 
 COUNTER = """
 import os
@@ -74,7 +75,7 @@ def test_no_call_of_a_stopped_agent_is_answered(kernel):
                     sock.recv(1)
             kernel.ctl("cont", agent, check=0)
             for sock in (early, late):
-                sock.settimeout(20)
+                sock.settimeout(WAIT_S)
                 assert sock.recv(4096)
     kernel.ctl("rm", "-f", agent, check=0)
 

@@ -12,6 +12,7 @@ import termios
 import time
 
 import pytest
+from emulation import WAIT_S
 
 from agentix.agentctl import top
 
@@ -61,7 +62,7 @@ class Terminal:
 
     def ended(self):
         """The exit status; the terminal must be as it was."""
-        status = self.process.wait(30)
+        status = self.process.wait(WAIT_S)
         assert termios.tcgetattr(self.theirs) == self.before
         while select.select([self.ours], [], [], 0)[0]:
             self.said += os.read(self.ours, 65536)
@@ -149,7 +150,7 @@ def test_the_terminal_is_closed(kernel, busy):
         os.close(terminal.theirs)
         os.close(terminal.ours)
         terminal.ours = terminal.theirs = -1
-        assert terminal.process.wait(30) in {-signal.SIGHUP, 129, 141, 0}
+        assert terminal.process.wait(WAIT_S) in {-signal.SIGHUP, 129, 141, 0}
 
 
 def test_the_kernel_dies_under_it(make_kernel):

@@ -5,6 +5,7 @@ import os
 import subprocess
 
 import pytest
+from emulation import WAIT_S
 
 PRELUDE = """
 import errno, json, os, sys, time
@@ -28,7 +29,7 @@ def sleeper(kernel):
 
 
 def shell(*words, **more):
-    done = subprocess.run(words, capture_output=True, text=True, timeout=60, check=False, **more)
+    done = subprocess.run(words, capture_output=True, text=True, timeout=WAIT_S, check=False, **more)
     assert done.returncode == 0, done.stderr
     return done.stdout
 

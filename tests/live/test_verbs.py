@@ -7,6 +7,7 @@ import subprocess
 import sys
 
 import pytest
+from emulation import WAIT_S
 
 from agentix.agentctl.cli import VERBS
 
@@ -70,7 +71,7 @@ def test_nobody_reads(anchored, words):
     """As `| head` leaves it: no word, and the status of a SIGPIPE."""
     reading, writing = os.pipe()
     os.close(reading)
-    done = subprocess.run(command(anchored, words), stdout=writing, stderr=subprocess.PIPE, check=False, timeout=60)
+    done = subprocess.run(command(anchored, words), stdout=writing, stderr=subprocess.PIPE, check=False, timeout=WAIT_S)
     os.close(writing)
     assert (done.returncode, done.stderr) == (141, b"")
 
@@ -79,7 +80,7 @@ def test_nobody_reads(anchored, words):
 def test_neither_output_nor_complaints_are_read(anchored, words):
     reading, writing = os.pipe()
     os.close(reading)
-    done = subprocess.run(command(anchored, words), stdout=writing, stderr=writing, check=False, timeout=60)
+    done = subprocess.run(command(anchored, words), stdout=writing, stderr=writing, check=False, timeout=WAIT_S)
     os.close(writing)
     assert done.returncode == 141
 

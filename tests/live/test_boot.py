@@ -11,6 +11,8 @@ import zlib
 import pytest
 from emulation import WAIT_S
 
+from agentix.control import Client, socket_path
+
 BIN = os.path.dirname(sys.executable)
 STEPS = ["config", "lock", "layers", "runtimes", "sweep", "journal", "agents", "mount", "spawner", "sockets"]
 
@@ -177,7 +179,9 @@ def test_in_the_background(make_kernel):
     assert again.returncode == 1
     assert f"(pid {pid})" in again.stderr
     live.ctl("shutdown", check=0)
-    live.until(lambda: not os.path.exists(f"/proc/{pid}"))
+    at_once = agentd("--prefix", live.prefix, "--daemon", "--unlisted")
+    assert at_once.returncode == 0, at_once.stderr
+    live.ctl("shutdown", check=0)
     assert live.ctl("ps").returncode == 1
 
 
@@ -211,7 +215,8 @@ def test_nothing_is_spawned_while_it_shuts_down(make_kernel):
     live = make_kernel()
     stubborn = live.spawn("--", "/bin/bash", "-c", "trap '' TERM; echo ready; while :; do sleep 1; done")
     live.until_logged(stubborn, "ready")
-    live.ctl("shutdown", check=0)
+    with Client(socket_path(live.prefix)) as client:
+        client.call("shutdown", "")
     refused = live.ctl("spawn", "--", "/bin/true")
     assert refused.returncode == 125
     assert "shutting down" in refused.stderr or "no kernel" in refused.stderr

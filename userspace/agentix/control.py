@@ -111,6 +111,11 @@ class Client:
             self.close()
             raise
 
+    def watch(self) -> int:
+        """A pidfd of the kernel's process, readable once that has ended; the caller's. Raises OSError."""
+        pid, _, _ = _PEERCRED.unpack(self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEERCRED.size))
+        return os.pidfd_open(pid)
+
     def call(self, name: str, *args: Any, descriptors: Sequence[int] = ()) -> Any:
         """Ask for one operation; its result as control.py says. Raises CallError with the kernel's reason."""
         self._request(name, args, descriptors)

@@ -221,9 +221,10 @@ class _Relay:
 @click.option("--no-stdin", is_flag=True, help="Only look.")
 @click.argument("agent", type=read_agent)
 def attach(which: Which, agent: int | str, *, interactive: bool, tty: bool, no_stdin: bool) -> int:
-    """Look at an agent's output from now on and type to it, until it ends or you press Ctrl-P Ctrl-Q.
+    """Look at an agent's output from now on and type to it, until it ends, or Ctrl-P Ctrl-Q if it has a terminal.
 
-    Without a terminal Ctrl-C goes to the agent (SIGINT). The exit status is the agent's, or 0 when you left it.
+    To one without a terminal Ctrl-C sends SIGINT, a second one within two seconds SIGKILL; agentctl logs -f only looks.
+    The exit status is the agent's, or 0 when you left it.
     """
     with which.connect() as client:
         known = client.call("inspect", agent)

@@ -1,6 +1,9 @@
 """Verbs about the kernel and its machine: info, doctor, syscalls, shutdown."""
 
+import contextlib
 import json
+import os
+import select
 import subprocess
 from typing import TYPE_CHECKING, Any
 
@@ -119,6 +122,15 @@ def _explain_call(call: "Call") -> None:
 @verb(examples=(("agentctl shutdown --why 'new disk'", "every agent is ended, the record closed"),))
 @click.option("--why", default="", metavar="TEXT", help="For the record.")
 def shutdown(which: Which, *, why: str) -> None:
-    """Shut the kernel down in order: agents are asked to end, then killed; the record is closed. Root only."""
-    with which.connect() as client:
+    """Shut the kernel down in order: agents are asked to end, then killed; the record is closed. Root only.
+
+    It returns when the kernel has gone, and another can be started in its place.
+    """
+    with contextlib.ExitStack() as files, which.connect() as client:
+        watched: list[int] = []
+        with contextlib.suppress(OSError):  # it has gone already, or is in a pid namespace not seen from here
+            watched.append(client.watch())
+            files.callback(os.close, watched[0])
         client.call("shutdown", why)
+        if watched:
+            select.select(watched, [], [])

@@ -12,10 +12,10 @@ from typing import Final
 import trio
 from attrs import evolve
 
-from agentix_kernel import delivery, lifecycle, restarts
+from agentix_kernel import delivery, descriptors, lifecycle, restarts
 from agentix_kernel.kernel import Kernel
 from agentix_kernel.process import End, Process, State, Why
-from agentix_kernel.world import Bind, LaunchError, identity
+from agentix_kernel.world import Bind, LaunchError
 from agentix_syscalls import records, signals
 from agentix_syscalls.errors import CallError
 from agentix_syscalls.signals import BY_NUMBER, Default
@@ -216,16 +216,16 @@ def _give_up(kernel: Kernel, process: Process, why: str) -> None:
 def _opened(binds: tuple[Bind, ...]) -> tuple[Bind, ...]:
     """The binds opened by their paths, each the same file or folder of the same owner as it was. Raises CallError."""
     opened: list[Bind] = []
-    for bind in binds:
-        try:
-            fd = os.open(bind.source, os.O_PATH | os.O_CLOEXEC)
-        except OSError as error:
-            _close(opened)
-            raise CallError(error.errno or errno.EIO, f"{bind.source}: {error.strerror}") from None
-        opened.append(evolve(bind, source_fd=fd))
-        if identity(fd) != bind.identity:
-            _close(opened)
-            raise CallError(errno.ESTALE, f"{bind.source} is not what was bound")
+    try:
+        for bind in binds:
+            opened.append(evolve(bind, source_fd=os.open(bind.source, os.O_PATH | os.O_CLOEXEC)))
+            if descriptors.source(opened[-1].source_fd, bind.source).identity != bind.identity:
+                raise CallError(errno.ESTALE, f"{bind.source} is not what was bound")
+    except (CallError, OSError) as error:
+        _close(opened)
+        if isinstance(error, CallError):
+            raise
+        raise CallError(error.errno or errno.EIO, f"{error.filename}: {error.strerror}") from None
     return tuple(opened)
 
 

@@ -109,7 +109,7 @@ async def test_signals_reach_the_one_program(lab: Any) -> None:
 
 
 async def test_it_ends_with_the_agent(lab: Any) -> None:
-    running = await lab.launch("input()\n")
+    running = await lab.launch(IDLE)
     async with beside(running, "sleep", "1000") as (program, _):
         assert await running.sandbox.kill()
         assert await program.wait() == Ended(None, signal.SIGKILL)

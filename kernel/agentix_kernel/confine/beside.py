@@ -26,6 +26,7 @@ class LinuxProgram:
     _terminal: int = -1
     _error: LaunchError | None = None
     _ended: Ended | None = None
+    _abandoned: bool = False
     _told: trio.Event = field(factory=trio.Event)
     """It runs, or it never will."""
     _ending: trio.Event = field(factory=trio.Event)
@@ -57,12 +58,20 @@ class LinuxProgram:
         messages.close_all([fd for fd in (self._pidfd, self._terminal) if fd >= 0])
         self._pidfd = self._terminal = -1
 
+    def abandon(self) -> None:
+        """Nobody waits for it any more: it is killed, if need be as soon as it is known."""
+        self._abandoned = True
+        self.signal(signal.SIGKILL)
+        self.close()
+
     # What the leash says of it.
 
     def met(self, pid: int, fds: list[int]) -> None:
         self.pid, (self._pidfd, *terminal) = pid, fds
         self._terminal = terminal[0] if terminal else -1
         self._told.set()
+        if self._abandoned:
+            self.abandon()
 
     def failed(self, error: LaunchError) -> None:
         self._error = error
@@ -103,7 +112,7 @@ class Programs:
         try:
             await found.started()
         except BaseException:
-            found.close()
+            found.abandon()
             raise
         return found
 

@@ -20,6 +20,7 @@ _SECCOMP: Final = 317 if _X86 else 277
 _CAPSET: Final = 126 if _X86 else 91
 _CAPABILITY_VERSION_3: Final = 0x20080522
 _LANDLOCK_RULE_PATH_BENEATH: Final = 1
+_STATX_BASIC_STATS: Final = 0x7FF
 # From 424 on, a number means the same call on every architecture.
 _OPEN_TREE, _MOVE_MOUNT, _CLONE3, _MOUNT_SETATTR = 428, 429, 435, 442
 _LANDLOCK_CREATE_RULESET, _LANDLOCK_ADD_RULE, _LANDLOCK_RESTRICT_SELF = 444, 445, 446
@@ -28,7 +29,7 @@ MS_RDONLY, MS_NOSUID, MS_NODEV, MS_NOEXEC, MS_REMOUNT = 1, 2, 4, 8, 32
 MS_BIND, MS_MOVE, MS_REC, MS_PRIVATE = 4096, 8192, 16384, 1 << 18
 MNT_DETACH: Final = 2
 AT_FDCWD: Final = -100
-AT_EMPTY_PATH, AT_RECURSIVE = 0x1000, 0x8000
+AT_EMPTY_PATH, AT_STATX_DONT_SYNC, AT_RECURSIVE = 0x1000, 0x4000, 0x8000
 OPEN_TREE_CLONE, OPEN_TREE_CLOEXEC = 1, os.O_CLOEXEC
 MOVE_MOUNT_F_EMPTY_PATH: Final = 4
 MOUNT_ATTR_RDONLY, MOUNT_ATTR_NOSUID, MOUNT_ATTR_NODEV, MOUNT_ATTR_IDMAP = 1, 2, 4, 0x100000
@@ -79,6 +80,16 @@ def pivot_root(new: str, old: str) -> None:
 def open_tree(dir_fd: int, path: str, flags: int) -> int:
     """A descriptor of a mount; with OPEN_TREE_CLONE of a detached copy of it."""
     return _call(_OPEN_TREE, dir_fd, os.fsencode(path), flags | OPEN_TREE_CLOEXEC, what=path)
+
+
+def look(fd: int) -> tuple[int, int, int, int, int]:
+    """(mode, uid, gid, device, inode) of a descriptor that somebody else may have opened, as far as Linux knows them:
+    its file system, which may be a mount of ours or never answer, is not asked.
+    """
+    found = ctypes.create_string_buffer(256)
+    _checked(_libc.statx(fd, b"", AT_EMPTY_PATH | AT_STATX_DONT_SYNC, _STATX_BASIC_STATS, found))
+    uid, gid, mode, inode = struct.unpack_from("=IIHxxQ", found, 20)
+    return mode, uid, gid, os.makedev(*struct.unpack_from("=II", found, 136)), inode
 
 
 def attach(mount_fd: int, target: str) -> None:

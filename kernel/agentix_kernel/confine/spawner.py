@@ -43,27 +43,27 @@ def make_zygote(request: dict[str, Any], fds: list[int]) -> tuple[dict[str, Any]
 
 def make_mount(request: dict[str, Any], fds: list[int]) -> tuple[dict[str, Any], list[int]]:
     """Turn the source `fds[0]` (O_PATH) into a detached mount; answers {directory} and the mount's descriptor."""
-    status = os.fstat(fds[0])
+    mode, *owner, _, _ = linux.look(fds[0])
     source = request["source"]
-    if not stat.S_ISDIR(status.st_mode) and not stat.S_ISREG(status.st_mode):
+    if not stat.S_ISDIR(mode) and not stat.S_ISREG(mode):
         raise RefusedError(errno.EINVAL, f"{source} is neither a folder nor a regular file")
     flags = linux.AT_EMPTY_PATH | linux.AT_RECURSIVE | linux.OPEN_TREE_CLONE
     mount_fd = linux.open_tree(fds[0], "", flags)
     quiet = linux.MOUNT_ATTR_NOSUID | linux.MOUNT_ATTR_NODEV
     try:
         if request["writable"]:
-            _map_owner(mount_fd, quiet, status, request["uid"], source)
+            _map_owner(mount_fd, quiet, owner, request["uid"], source)
         else:
             linux.mount_setattr(mount_fd, quiet | linux.MOUNT_ATTR_RDONLY, recursive=True)
     except BaseException:
         os.close(mount_fd)
         raise
-    return {"directory": stat.S_ISDIR(status.st_mode)}, [mount_fd]
+    return {"directory": stat.S_ISDIR(mode)}, [mount_fd]
 
 
-def _map_owner(mount_fd: int, attributes: int, status: os.stat_result, uid: int, source: str) -> None:
-    """The source's owner is the agent inside, and the other way round; all other owners are nobody."""
-    with _user_namespace(f"{status.st_uid} {uid} 1", f"{status.st_gid} {uid} 1") as userns_fd:
+def _map_owner(mount_fd: int, attributes: int, owner: list[int], uid: int, source: str) -> None:
+    """The source's owner, (uid, gid), is the agent inside, and the other way round; all other owners are nobody."""
+    with _user_namespace(f"{owner[0]} {uid} 1", f"{owner[1]} {uid} 1") as userns_fd:
         try:
             linux.mount_setattr(mount_fd, attributes, recursive=True, userns_fd=userns_fd)
         except OSError as error:

@@ -12,6 +12,7 @@ from typing import Any, Final
 import trio
 from attrs import define, field, frozen
 
+from agentix_kernel import descriptors
 from agentix_kernel.control import operations
 from agentix_kernel.control.answers import Handed
 from agentix_kernel.kernel import Kernel
@@ -157,8 +158,7 @@ async def _client(kernel: Kernel, sock: socket.socket) -> None:
             pass
         finally:
             client.drop_incoming()
-            for fd in client.fds:
-                os.close(fd)
+            descriptors.close(kernel, client.fds)
 
 
 async def _read(client: Client, nursery: trio.Nursery) -> None:
@@ -166,7 +166,8 @@ async def _read(client: Client, nursery: trio.Nursery) -> None:
     while True:
         await trio.lowlevel.wait_readable(client.sock)
         try:
-            data, fds, flags, _ = socket.recv_fds(client.sock, RECV_BYTES, table.DESCRIPTORS_MAX)
+            data, fds, flags, _ = socket.recv_fds(client.sock, RECV_BYTES, table.DESCRIPTORS_MAX,
+                                                 socket.MSG_CMSG_CLOEXEC)
         except BlockingIOError:
             continue
         client.fds += fds

@@ -1,16 +1,16 @@
 """Spawning for operators: what they ask is checked, descriptors of binds are theirs."""
 
 import errno
-import os
 import stat
 from typing import TYPE_CHECKING, Any
 
-from agentix_kernel import lifecycle, rebirth
+from agentix_kernel import descriptors, lifecycle, rebirth
 from agentix_kernel.calls.processes import command_of, limits_of, rules_of
 from agentix_kernel.control import rights
 from agentix_kernel.policy import DEFAULT_MODE, Policy
+from agentix_kernel.process import Process
 from agentix_kernel.runtimes import inforce
-from agentix_kernel.world import Bind, identity
+from agentix_kernel.world import Bind
 from agentix_syscalls import spawn as table
 from agentix_syscalls import types
 from agentix_syscalls.errors import CallError
@@ -30,8 +30,7 @@ async def spawn(client: "Client", kind: str, argv: tuple[str, ...], options: dic
         policy = Policy(checked.get("mode", DEFAULT_MODE), rules_of(checked), checked.get("spawn_max", 0))
         command = command_of(kind, argv, checked, binds + more, owner=client.peer.uid)
     except BaseException:
-        for fd in fds:
-            os.close(fd)
+        descriptors.close(kernel, fds)
         raise
     process, seq = await lifecycle.spawn(kernel, command, limits_of(checked, kernel.config), policy,
                                          checked.get("name"), None, table.restart(checked.get("restart", "never")))
@@ -52,12 +51,24 @@ async def restart(client: "Client", target: Any, count: int) -> dict[str, Any]:
                             f"{count} came", remedy="inspect shows them; open each anew")
         binds = tuple(_bind(client, fd, (bind.target, bind.writable, bind.source))
                       for fd, bind in zip(fds, known, strict=True))
+        _check_known(client, process, binds)
     except BaseException:
-        for fd in fds:
-            os.close(fd)
+        descriptors.close(kernel, fds)
         raise
     following = await rebirth.restart(kernel, process, binds)
     return {"id": following.id, "life": following.life, "name": following.name, "uid": following.uid}
+
+
+def _check_known(client: "Client", process: Process, binds: tuple[Bind, ...]) -> None:
+    """The paths are the owner's, who may have led them elsewhere: what another opens there is only bound if it is what
+    the owner bound, or root's restart would show their agent what is root's. Raises CallError (ESTALE).
+    """
+    if client.peer.uid == process.command.owner:
+        return
+    for bind, known in zip(binds, process.command.binds, strict=True):
+        if bind.identity != known.identity:
+            raise CallError(errno.ESTALE, f"restart: {known.source} is not what uid {process.command.owner} had bound",
+                            remedy="they may restart it themselves")
 
 
 def _bind(client: "Client", fd: int, row: Any) -> Bind:
@@ -68,12 +79,12 @@ def _bind(client: "Client", fd: int, row: Any) -> Bind:
         target, writable, source = table.absolute(row[0]), types.boolean(row[1]), types.text(row[2])
     except types.BadArgument as bad:
         raise CallError(errno.EINVAL, f"spawn: binds: {bad}") from None
-    file = identity(fd)
-    owner = file[2]
+    found = descriptors.source(fd, f"--bind {source}")
+    owner = found.identity[2]
     if writable and client.peer.uid not in {0, owner}:
         raise CallError(errno.EPERM, f"--bind {source}: you (uid {client.peer.uid}) do not own it (uid {owner} "
                         "does)", remedy="bind it read-only with --bind-ro, or ask its owner")
-    if stat.S_ISLNK(os.fstat(fd).st_mode):
+    if stat.S_ISLNK(found.mode):
         raise CallError(errno.EINVAL, f"--bind {source}: a symbolic link cannot be bound",
                         remedy="name what it points to")
-    return Bind(fd, target, writable, source, file)
+    return Bind(fd, target, writable, source, found.identity)

@@ -1,7 +1,6 @@
 """Programs beside an agent, and what is typed to it."""
 
 import errno
-import os
 import signal
 from collections.abc import AsyncGenerator, Mapping
 from typing import TYPE_CHECKING, Any, Final
@@ -9,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 import trio
 from attrs import frozen
 
+from agentix_kernel import descriptors
 from agentix_kernel.control import rights
 from agentix_kernel.control.answers import Handed
 from agentix_kernel.kernel import Kernel
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from agentix_kernel.control.server import Client
 
 FEED_MAX_S: Final = 10.0
+GONE: Final = "who asked went away"
 HANG_UP_S: Final = 2.0
 """From SIGHUP to SIGKILL, when who asked for a program went away."""
 
@@ -62,13 +63,14 @@ async def execute(client: "Client", target: Any, argv: tuple[str, ...],
     try:
         await kernel.settle(seq)
         program = await _start(process, wanted, fds)
-    except CallError as error:
+    except BaseException as error:
+        why = error.message if isinstance(error, CallError) else GONE
         kernel.record(records.EXEC, process, phase=records.OUTCOME, verdict=records.FAILED, correlation=correlation,
-                      data=(argv[:64], who, None, error.message))
+                      data=(argv[:64], who, None, why))
+        kernel.flush()
         raise
     finally:
-        for fd in fds:
-            os.close(fd)
+        descriptors.close(kernel, fds)
     ended: Ended | None = None
     try:
         terminal = program.take_terminal()
@@ -81,7 +83,7 @@ async def execute(client: "Client", target: Any, argv: tuple[str, ...],
             program.close()
         told = _told(ended)
         kernel.record(records.EXEC, process, phase=records.OUTCOME, verdict=records.ALLOWED, correlation=correlation,
-                      data=(argv[:64], who, told["status"], "" if ended is not None else "who asked went away"))
+                      data=(argv[:64], who, told["status"], "" if ended is not None else GONE))
         kernel.flush()
     yield told
 

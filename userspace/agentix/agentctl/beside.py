@@ -72,8 +72,8 @@ def exec_(which: Which, agent: int | str, command: tuple[str, ...], *, interacti
 def _begin(client: Client, agent: int | str, words: list[str], options: dict[str, Any],
            fds: tuple[int, ...]) -> Iterator[Any]:
     """The stream, of which the first answer has come: it runs. Raises Failure."""
-    stream = client.stream("execute", agent, words, options, descriptors=fds)
     try:
+        stream = client.stream("execute", agent, words, options, descriptors=fds)
         next(stream)
     except CallError as error:
         raise Failure(explain(error), _STATUSES.get(error.number, AGENTIX_FAILED)) from None

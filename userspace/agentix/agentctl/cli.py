@@ -207,8 +207,10 @@ def absent(error: Any, status: int) -> Failure:
     if error.number in {errno.EACCES, errno.EPERM}:
         return Failure(f"{error.path}: permission denied", status, "ask to be in the group agentix, or use sudo")
     if error.absent:
+        prefix = str(error.path).removesuffix("/run/control.sock")
+        command = f"agentd --prefix {prefix} --daemon" if prefix != error.path else "systemctl start agentd, or agentd --daemon"
         return Failure(f"no kernel is running at {error.path}", status,
-                       "start agentd, or name another with --prefix DIR")
+                       f"start it ({command}), or name another with --prefix DIR")
     return Failure(f"{error.path}: {os.strerror(error.number)}", status)
 
 

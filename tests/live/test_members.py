@@ -1,5 +1,6 @@
 """What a member of the kernel's group tries: root's files by root's own hand, and the kernel's loop by descriptors."""
 
+import contextlib
 import os
 import socket
 import subprocess
@@ -25,6 +26,17 @@ def folder():
     with tempfile.TemporaryDirectory() as path:
         os.chmod(path, 0o755)
         yield path
+
+
+@contextlib.contextmanager
+def as_member():
+    os.setegid(65534)
+    os.seteuid(4242)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+        os.setegid(0)
 
 
 def connected(live):
@@ -76,13 +88,8 @@ def test_a_path_that_was_told_wrong_at_the_spawn_leads_root_nowhere(live, folder
     os.chown(folder, 4242, 4242)
     with tempfile.TemporaryDirectory() as secret:
         fd = os.open(folder, os.O_PATH)
-        os.setegid(65534)
-        os.seteuid(4242)
-        try:
+        with as_member():
             sock = connected(live)
-        finally:
-            os.seteuid(0)
-            os.setegid(0)
         with sock:
             options = {"binds": [["/data", True, secret]], "name": "liar"}
             ask(sock, "spawn", "exec", ["/bin/sleep", "1000"], options, fds=[fd])
@@ -120,3 +127,44 @@ def test_a_program_whose_asker_is_gone_before_it_runs_does_not_stay(live):
     assert {row["data"]["detail"] for row in live.record(agent, "exec") if row["phase"] == "outcome"} == {
         "who asked went away"}
     live.ctl("rm", "-f", agent, check=0)
+
+
+def test_who_asks_and_does_not_read_is_cut_off(live):
+    """Else each request would hold a piece of a megabyte for as long as they like."""
+    agent = live.spawn("--", "sh", "-c", "head -c 2000000 /dev/zero > /agent/self/state/big; echo made; exec sleep 999")
+    live.until_logged(agent, "made")
+    with connected(live) as sock, connected(live) as honest:
+        for _ in range(64):
+            try:
+                send(sock, "read", agent, b"state/big")
+            except OSError:  # cut off already
+                break
+        with contextlib.suppress(ConnectionResetError):
+            while sock.recv(1 << 20):  # which times out where nobody cuts us off
+                pass
+        assert "pid" in ask(honest, "hello", wire.PROTOCOL)
+        for _ in range(256):  # as many as a client of ours asks at once
+            send(honest, "hello", wire.PROTOCOL)
+        reader = wire.Reader(wire.CONTROL_BODY_MAX_BYTES)
+        answered = 0
+        while answered < 256:
+            reader.feed(honest.recv(65536))
+            while reader.next() is not None:
+                answered += 1
+    live.ctl("rm", "-f", agent, check=0)
+
+
+def test_one_member_does_not_take_all_descriptors(live):
+    with contextlib.ExitStack() as around:
+        fd = os.open("/", os.O_PATH)
+        around.callback(os.close, fd)
+        greedy = [around.enter_context(socket.socket(socket.AF_UNIX)) for _ in range(10)]
+        for sock in greedy:
+            sock.settimeout(20)
+            with as_member():
+                sock.connect(f"{live.prefix}/run/control.sock")
+            socket.send_fds(sock, [b"\0"], [fd] * 60)
+        with contextlib.suppress(ConnectionResetError):  # the last one, as those before it, was cut off
+            assert greedy[-1].recv(1) == b""
+        live.until(lambda: descriptors(live) < 400)
+        live.ctl("ps", check=0, **MEMBER)

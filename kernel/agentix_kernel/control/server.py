@@ -23,6 +23,18 @@ from agentix_vfs.incoming import Incoming
 
 RECV_BYTES: Final = 1 << 18
 
+PENDING_MAX_BYTES: Final = 64 << 20
+"""What the requests under way of one connection may take; who asks for more without reading is cut off."""
+REQUEST_BYTES: Final = 64 << 10
+"""What a request takes beside its body, and"""
+STREAM_BYTES: Final = 2 << 20
+"""what one takes that holds a piece until it is read."""
+
+HELD_MAX: Final = 256
+"""Connections of one uid, and descriptors that wait in them, together; root has no such limit."""
+ACCEPT_PAUSE_S: Final = 0.1
+"""When a connection cannot be taken: as many descriptors are open as there may be."""
+
 SO_PEERGROUPS: Final = 59
 """Missing in the socket module."""
 GROUPS_MAX_BYTES: Final = 1024
@@ -64,6 +76,8 @@ class Client:
     lock: trio.Lock = field(factory=trio.Lock)
     fds: list[int] = field(factory=list[int])
     greeted: bool = False
+    pending: int = 0
+    """Bytes that its requests under way may take."""
     incoming: tuple[object, Incoming] | None = None
     """A file of which more is to come, and what it is known by."""
 
@@ -107,14 +121,22 @@ def _closed(fds: tuple[int, ...]) -> tuple[int, ...]:
 
 async def serve(kernel: Kernel, listener: socket.socket) -> None:
     """Accept until cancelled. A client's error ends its connection only."""
+    clients: set[Client] = set()
     while True:
         await trio.lowlevel.wait_readable(listener)
         try:
             sock, _ = listener.accept()
-        except OSError:  # it went away meanwhile
+        except OSError:
+            await trio.sleep(ACCEPT_PAUSE_S)
             continue
         sock.setblocking(False)
-        kernel.start(_client, kernel, sock)
+        kernel.start(_client, kernel, sock, clients)
+
+
+def _too_much(client: Client, clients: set[Client]) -> bool:
+    """Its user holds more than one may: else one member of the group takes all that agentd can have open."""
+    uid = client.peer.uid
+    return uid != 0 and sum(1 + len(other.fds) for other in clients if other.peer.uid == uid) > HELD_MAX
 
 
 def listen(path: str, group: str) -> socket.socket:
@@ -143,27 +165,29 @@ def group_id(group: str) -> int | None:
         return None
 
 
-async def _client(kernel: Kernel, sock: socket.socket) -> None:
+async def _client(kernel: Kernel, sock: socket.socket, clients: set[Client]) -> None:
     with sock:
         peer = peer_of(sock)
         client = Client(kernel, peer, sock)
         gid = group_id(kernel.config.group)
         if peer.uid != 0 and (gid is None or gid not in peer.groups):
             return  # the mode of the socket said so already
+        clients.add(client)
         try:
             async with trio.open_nursery() as nursery:
-                await _read(client, nursery)
+                await _read(client, nursery, clients)
                 nursery.cancel_scope.cancel()
         except* (BrokenPipeError, ConnectionResetError, wire.WireError):
             pass
         finally:
+            clients.discard(client)
             client.drop_incoming()
             descriptors.close(kernel, client.fds)
 
 
-async def _read(client: Client, nursery: trio.Nursery) -> None:
+async def _read(client: Client, nursery: trio.Nursery, clients: set[Client]) -> None:
     reader = wire.Reader(wire.CONTROL_BODY_MAX_BYTES)
-    while True:
+    while not _too_much(client, clients):
         await trio.lowlevel.wait_readable(client.sock)
         try:
             data, fds, flags, _ = socket.recv_fds(client.sock, RECV_BYTES, table.DESCRIPTORS_MAX,
@@ -175,7 +199,21 @@ async def _read(client: Client, nursery: trio.Nursery) -> None:
             return  # those of one frame may wait: more are a flood
         reader.feed(data)
         while (frame := reader.next()) is not None:
-            nursery.start_soon(_serve, client, *frame)
+            cost = _cost(*frame)
+            client.pending += cost
+            if client.pending > PENDING_MAX_BYTES:
+                return
+            nursery.start_soon(_account, client, cost, frame)
+
+
+def _cost(number: int, _flags: int, _user_data: int, body: bytes) -> int:
+    operation = table.BY_NUMBER.get(number)
+    return len(body) + (STREAM_BYTES if operation is not None and operation.streams else REQUEST_BYTES)
+
+
+async def _account(client: Client, cost: int, frame: tuple[int, int, int, bytes]) -> None:
+    await _serve(client, *frame)
+    client.pending -= cost
 
 
 async def _serve(client: Client, number: int, flags: int, user_data: int, body: bytes) -> None:

@@ -7,12 +7,13 @@ not accept by name stops the boot (fail closed).
 import fcntl
 import os
 import platform
+import resource
 import signal
 import socket
 from collections.abc import AsyncGenerator, Callable
-from contextlib import AbstractContextManager, asynccontextmanager, nullcontext
+from contextlib import AbstractContextManager, asynccontextmanager, nullcontext, suppress
 from functools import partial
-from typing import Any
+from typing import Any, Final
 
 import trio
 from attrs import define, field
@@ -38,6 +39,9 @@ from agentix_syscalls import __version__, records
 from agentix_syscalls.errors import CallError
 from agentix_vfs.fuse.server import FuseServer
 from agentix_vfs.tree import Tree
+
+DESCRIPTORS_WANTED: Final = 262144
+"""For 2,000 agents with 64 connections each, as the service's unit has it."""
 
 
 class BootError(Exception):
@@ -77,6 +81,7 @@ def prepare(machine: Machine) -> None:
     config = machine.config
     machine.step("config", f"{config.source if os.path.exists(config.source) else 'defaults'}, "
                  f"prefix {config.prefix or '(the system)'}")
+    machine.step("limits", f"{_raise_descriptors()} descriptors")
     for folder, mode in ((config.run_dir, 0o755), (config.state_dir, 0o700), (config.sockets_dir, 0o700)):
         os.makedirs(folder, mode, exist_ok=True)
     _lock(machine)
@@ -85,6 +90,16 @@ def prepare(machine: Machine) -> None:
     machine.step("runtimes", inforce.summary(machine.settings))
     machine.uids = claim_range(config)
     _sweep(machine)
+
+
+def _raise_descriptors() -> int:
+    """An agent takes some 13 of ours, and a shell gives 1,024. How many there may be now."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    for wanted in (max(hard, DESCRIPTORS_WANTED), hard):
+        with suppress(ValueError, OSError):  # more than the hard limit takes CAP_SYS_RESOURCE, or is over fs.nr_open
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, wanted))
+            break
+    return resource.getrlimit(resource.RLIMIT_NOFILE)[0]
 
 
 def _lock(machine: Machine) -> None:

@@ -14,7 +14,7 @@ from emulation import WAIT_S
 from agentix.control import Client, socket_path
 
 BIN = os.path.dirname(sys.executable)
-STEPS = ["config", "lock", "layers", "runtimes", "sweep", "journal", "agents", "mount", "spawner", "sockets"]
+STEPS = ["config", "limits", "lock", "layers", "runtimes", "sweep", "journal", "agents", "mount", "spawner", "sockets"]
 
 
 def agentd(*args, python=(), **more):
@@ -270,3 +270,13 @@ def test_cgroups_of_a_prefix_have_a_name_of_their_own(kernel):
     with open(f"/proc/{kernel.json('inspect', agent)['pid']}/cgroup") as file:
         assert f"{name}/{agent}.1" in file.read()
     kernel.ctl("rm", "-f", agent, check=0)
+
+
+def test_a_low_limit_of_descriptors_is_raised(make_kernel):
+    live = make_kernel(start=False)
+    live.wrapper = ("prlimit", "--nofile=256:2048")
+    live.start()
+    with open(f"/proc/{live.process.pid}/limits") as file:
+        [line] = [line for line in file if line.startswith("Max open files")]
+    assert int(line.split()[3]) >= 2048  # the hard one, or what is wanted where root may raise that, too
+    assert live.ctl("run", "--", "/bin/sh", "-c", "ulimit -n", check=0).stdout == "1024\n"

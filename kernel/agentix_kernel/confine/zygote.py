@@ -7,7 +7,6 @@ the seed of hash(); random numbers are reseeded.
 The idea of a zygote is Android's; cloning straight into a cgroup and all namespaces, clone3(2)'s.
 """
 
-import contextlib
 import errno
 import gc
 import importlib
@@ -76,9 +75,12 @@ def _be_killable() -> None:
 
 
 def _limit(what: int, soft: int, hard: int) -> None:
-    """Lower it; or raise it where agentd may (CAP_SYS_RESOURCE), else leave it as low as it is."""
-    with contextlib.suppress(ValueError):
+    """Lower it; or raise it where agentd may (CAP_SYS_RESOURCE), else keep its hard limit as low as it is."""
+    try:
         resource.setrlimit(what, (soft, hard))
+    except ValueError:
+        _, most = resource.getrlimit(what)
+        resource.setrlimit(what, (soft if 0 <= soft <= most else most, most))
 
 
 def roles(names: list[str], fds: list[int]) -> dict[str, list[int]]:

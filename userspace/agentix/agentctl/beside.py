@@ -28,6 +28,8 @@ from agentix_syscalls.errors import CallError
 
 _STATUSES: Final = {errno.ENOENT: NOT_FOUND, errno.ENOEXEC: NOT_EXECUTABLE, errno.EACCES: NOT_EXECUTABLE}
 _PIECE_BYTES: Final = 65536
+_REST_PIECES: Final = 16
+"""A pipe holds one, and a mebibyte at most."""
 
 
 class ExecVerb(Verb):
@@ -184,11 +186,12 @@ class _Relay:
         return bool(data)
 
     def _rest(self) -> None:
-        """What it left behind; who still writes there is not waited for."""
+        """What it left behind, as much as a pipe may hold; who still writes there is not waited for."""
         for fd in self._outputs:
             os.set_blocking(fd, False)
-            while self._take(fd):
-                pass
+            for _ in range(_REST_PIECES):
+                if not self._take(fd):
+                    break
 
     def _read_stdin(self) -> None:
         """One piece at a time: it is given before more is read."""

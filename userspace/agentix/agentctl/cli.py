@@ -208,7 +208,8 @@ def absent(error: Any, status: int) -> Failure:
         return Failure(f"{error.path}: permission denied", status, "ask to be in the group agentix, or use sudo")
     if error.absent:
         prefix = str(error.path).removesuffix("/run/control.sock")
-        command = f"agentd --prefix {prefix} --daemon" if prefix != error.path else "systemctl start agentd, or agentd --daemon"
+        private = f"agentd --prefix {prefix} --daemon"
+        command = private if prefix != error.path else "systemctl start agentd, or agentd --daemon"
         return Failure(f"no kernel is running at {error.path}", status,
                        f"start it ({command}), or name another with --prefix DIR")
     return Failure(f"{error.path}: {os.strerror(error.number)}", status)

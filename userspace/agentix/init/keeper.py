@@ -107,7 +107,15 @@ class _Keeper:
             for fd in (tell, slave):
                 if fd >= 0:
                     os.close(fd)
-        self.programs[pid] = _Program(order["serial"], tuple(fd for fd in (os.pidfd_open(pid), master) if fd >= 0))
+        try:
+            pidfd = os.pidfd_open(pid)
+        except OSError:  # the agent may lower our limits: then nothing runs that nobody watches
+            os.kill(pid, signal.SIGKILL)
+            for fd in (told, master):
+                if fd >= 0:
+                    os.close(fd)
+            raise
+        self.programs[pid] = _Program(order["serial"], tuple(fd for fd in (pidfd, master) if fd >= 0))
         self.starting[told] = pid
         self._poll.register(told, select.POLLIN)
 

@@ -1,8 +1,9 @@
 #!/usr/bin/env python3
-"""Rewrite the rendered blocks of manual pages, of libc's numbers and of the C client: what stands between two markers.
+"""Rewrite what comes from the tables: blocks of manual pages, of libc's numbers and of the C client, and whole files.
 
 A block begins with a comment line `BEGIN name` and ends with `END name`; `name` is a function of blocks.py or
-blocks_clients.py and its arguments, such as `options run`. Prose around the blocks is written by hand.
+blocks_clients.py and its arguments, such as `options run`. Prose around the blocks is written by hand. Files of WHOLE
+have no prose: they are JSON.
 (The idea: systemd's tools/update-dbus-docs.py.)
 
 Usage: render.py [--check] [FILE...]. With --check nothing is written and the status is 1 when a file would change.
@@ -18,7 +19,10 @@ sys.path.insert(0, str(Path(__file__).parent))
 import blocks
 import blocks_clients  # noqa: F401 - it registers its blocks
 
+from agentix_kernel.authority.policy import document
+
 ROOT = Path(__file__).resolve().parent.parent
+WHOLE = {ROOT / "kernel/agentix_kernel/authority/policy" / document.SCHEMA_FILE: document.schema_text}
 MARKED = re.compile(r'^(?P<comment>\.\\"|#|//) BEGIN (?P<name>[^\n]+)\n.*?^(?P=comment) END (?P=name)$',
                     re.MULTILINE | re.DOTALL)
 
@@ -26,7 +30,7 @@ MARKED = re.compile(r'^(?P<comment>\.\\"|#|//) BEGIN (?P<name>[^\n]+)\n.*?^(?P=c
 def files() -> list[Path]:
     """Every file that may hold blocks."""
     return [*sorted(ROOT.glob("man/man?/*.[1-9]")), ROOT / "userspace/agentix/libc/abi.py",
-            *sorted(ROOT.glob("userspace/c/*.h"))]
+            *sorted(ROOT.glob("userspace/c/*.h")), *WHOLE]
 
 
 def render(text: str) -> str:
@@ -40,8 +44,8 @@ def render(text: str) -> str:
 
 def update(path: Path, *, check: bool) -> bool:
     """Render one file; whether it was already as it should be. Prints the difference when only checking."""
-    old = path.read_text()
-    new = render(old)
+    old = path.read_text() if path.exists() else ""
+    new = WHOLE[path]() if path in WHOLE else render(old)
     if old != new and check:
         shown = difflib.unified_diff(old.splitlines(), new.splitlines(), str(path), "rendered", lineterm="")
         print("\n".join(shown))

@@ -2,7 +2,12 @@
 
 from hypothesis import strategies as st
 
+from agentix_kernel.authority import patterns as _patterns
+from agentix_kernel.authority.capability import Capability
+from agentix_kernel.authority.constraints import PERIODS, SECOND_NS, Constraints, Rate
+from agentix_kernel.authority.patterns import Pattern
 from agentix_syscalls import types, wire
+from agentix_syscalls.capabilities import RESOURCES
 
 INTERESTING_NUMBERS = (0, 1, -1, 0xFFFF, 1 << 31, (1 << 32) - 1, types.I63_MAX, types.I63_MAX + 1, types.U64_MAX)
 
@@ -40,3 +45,43 @@ def mutated_bodies(draw: st.DrawFn) -> bytes:
 
 
 bodies = st.binary(max_size=200) | mutated_bodies()
+
+# Few letters, so that patterns and objects meet often.
+_pieces = st.sampled_from([b"", b"a", b"b", b"ab", b"ba", b"aa"])
+_rare = st.sampled_from([b"*", b"%", b"?&", b"\xff", "\u00e9".encode(), b" ", b"=,"])
+_literals = st.sampled_from([b"a", b"b", b"ab", b"ba", b"aba"])
+_names = (_literals | _rare).map(lambda raw: (raw,)) | st.tuples(_pieces, _pieces) | (
+    st.tuples(_pieces, _literals, _pieces))
+
+objects = st.lists(_literals | _rare, max_size=4).map(b"/".join)
+"""What is asked about, canonical."""
+
+
+@st.composite
+def patterns(draw: st.DrawFn) -> Pattern:
+    """As parse() makes them: no `**` twice running, a plain last name followed by one."""
+    names: list[_patterns.Name] = []
+    for name in draw(st.lists(_names | st.just(_patterns.DEPTH), max_size=4)):
+        if name != _patterns.DEPTH or names[-1:] != [name]:
+            names.append(name)
+    if not names or len(names[-1]) == 1:
+        names.append(_patterns.DEPTH)
+    return Pattern(tuple(names))
+
+
+_rates = st.builds(Rate, st.integers(1, 20), st.sampled_from(list(PERIODS)))
+
+
+@st.composite
+def constraints(draw: st.DrawFn) -> Constraints:
+    return Constraints(
+        draw(st.none() | st.integers(1, 9).map(lambda n: n * SECOND_NS // 1000)), draw(st.none() | _rates),
+        draw(st.none() | st.integers(1, 5)), draw(st.none() | st.frozensets(_literals, min_size=1, max_size=3)),
+        draw(st.none() | st.integers(1, 20).map(lambda n: n * SECOND_NS)))
+
+
+@st.composite
+def capabilities(draw: st.DrawFn, resource: str | None = None) -> Capability:
+    row = draw(st.sampled_from([row for row in RESOURCES if resource in {None, row.name}]))
+    actions = draw(st.frozensets(st.sampled_from(row.action_names), min_size=1))
+    return Capability(row.name, draw(patterns()), actions, draw(st.just(Constraints()) | constraints()))

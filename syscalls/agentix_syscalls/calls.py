@@ -161,7 +161,7 @@ CALLS: Final = (
     Call(24, "SIGNAL", "Send a signal to itself or to an own child.",
          (Arg("agent", types.uint, "id"), Arg("signal", types.uint, "number, as signals.py lists them")),
          "nil", (("ESRCH", "no such agent"), ("EPERM", "neither itself nor an own child, or a signal of the kernel's")),
-         capability="agent:signal", writes=True, durable=True),
+         capability="signal:send", writes=True, durable=True),
     Call(25, "SIGACTION", "Say what a signal does: the default, nothing, or a handler in the agent.",
          (Arg("signal", types.uint, "number"), Arg("disposition", types.uint, "SIG_DFL 0, SIG_IGN 1, SIG_HANDLE 2")),
          "the old disposition", (("EINVAL", "not a signal that can be caught"),), writes=True),

@@ -1,0 +1,225 @@
+"""Decisions: a policy's rules turned once into one automaton for each action, and asked many times.
+
+An object is walked name by name. A state is the set of places in the rules' patterns where one may be by then; it is
+made when it is first met and remembers where each name leads, so that the cost of an answer depends on how deep an
+object lies and not on how many rules there are (Thompson 1968; a lazy subset construction). What an agent asks about
+cannot grow anything without bound: names are remembered up to NAMES_MAX in a state, states up to STATES_MAX, answers
+up to CACHE_MAX, and what is full is emptied.
+"""
+
+from typing import Final
+
+from attrs import define, field, frozen
+
+from agentix_kernel.authority.constraints import FREE, Constraints
+from agentix_kernel.authority.patterns import ANY, DEPTH, Pattern, split
+from agentix_kernel.authority.policy.document import Policy
+from agentix_kernel.authority.policy.rules import ALLOW, DENY, Rule
+from agentix_syscalls.capabilities import RESOURCE_BY_NAME
+
+CACHE_MAX: Final = 4096
+OBJECT_CACHED_MAX: Final = 256
+"""Bytes: answers about longer objects are not remembered."""
+STATES_MAX: Final = 4096
+NAMES_MAX: Final = 512
+
+Places = frozenset[tuple[int, int]]
+"""Where one may be: a rule's index, and a place in its pattern."""
+
+
+@frozen
+class Decision:
+    """What the rules say; the mode is the caller's business. `line` 0: no rule is about it.
+
+    `constraints` are of the rule that allows: its meters are the caller's to ask.
+    """
+
+    allowed: bool
+    rule: str = ""
+    file: str = ""
+    line: int = 0
+    message: str = ""
+    remedy: str = ""
+    constraints: Constraints = FREE
+
+
+NOT_CANONICAL: Final = Decision(allowed=False, rule="canonical objects only", message="'.' or '..' in an object",
+                                remedy="name it by where it leads")
+
+
+@define(eq=False)
+class _State:
+    """`decision` None: it depends on the last name (an allowlist), and `candidates` are tried in order."""
+
+    places: Places
+    decision: Decision | None
+    candidates: tuple[tuple[Constraints, Decision], ...]
+    fixed: bool
+    """No wildcard within a name leads on from here: what is not in `known` leads to `other`."""
+    known: frozenset[bytes]
+    moves: dict[bytes, "_State"] = field(factory=dict[bytes, "_State"])
+    other: "_State | None" = None
+
+
+@define(eq=False)
+class _Automaton:
+    """One action of one resource."""
+
+    rules: tuple[Rule, ...]
+    default: Decision
+    states: dict[Places, _State] = field(init=False, factory=dict[Places, _State])
+    start: _State = field(init=False)
+    decisions: tuple[Decision, ...] = field(init=False)
+    patterns: tuple[Pattern, ...] = field(init=False)
+    dead: _State = field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self.decisions = tuple(_decision(rule) for rule in self.rules)
+        self.patterns = tuple(rule.capability.path for rule in self.rules)
+        self.dead = _State(frozenset(), NOT_CANONICAL, (), fixed=True, known=frozenset())
+        self.dead.other = self.dead
+        self.start = self._begin()
+
+    def walk(self, obj: bytes) -> _State:
+        state = self.start
+        for name in obj.split(b"/"):
+            state = state.moves.get(name) or state.other or self._move(state, name)
+        return state
+
+    def decide(self, obj: bytes) -> Decision:
+        state = self.walk(obj)
+        if state.decision is not None:
+            return state.decision
+        names = split(obj)
+        return next((said for limits, said in state.candidates if limits.admit(names)), self.default)
+
+    def decide_tree(self, obj: bytes) -> Decision:
+        """Of an object with all that is or may come to be below it."""
+        state = self.walk(obj)
+        if state is self.dead:
+            return NOT_CANONICAL
+        denied = min((i for i, _ in state.places if self.rules[i].effect == DENY), default=None)
+        if denied is not None:
+            return self.decisions[denied]
+        found = min((i for i, place in state.places if self._covers_all(i, place)), default=None)
+        return self.decisions[found] if found is not None else self.default
+
+    def _covers_all(self, i: int, place: int) -> bool:
+        """Whether any names may follow: a `**` stands here, and nothing behind it."""
+        names = self.rules[i].capability.path.names
+        return place == len(names) - 1 and names[place] == DEPTH and (
+            self.rules[i].capability.constraints.allowlist is None)
+
+    def _begin(self) -> _State:
+        self.states.clear()
+        return self._state(frozenset((i, place) for i, pattern in enumerate(self.patterns)
+                                     for place in pattern.rest({0})))
+
+    def _state(self, places: Places) -> _State:
+        state = self.states.get(places)
+        if state is None:
+            state = self._make(places)
+            self.states[places] = state
+        return state
+
+    def _make(self, places: Places) -> _State:
+        ahead = [self.patterns[i].names[place] for i, place in places if place < len(self.patterns[i].names)]
+        reached = sorted(i for i, place in places if place == len(self.patterns[i].names))
+        denials = [i for i in reached if self.rules[i].effect == DENY]
+        candidates = [(self.rules[i].capability.constraints, self.decisions[i]) for i in denials[:1] or reached]
+        decision: Decision | None = candidates[0][1] if candidates else self.default
+        if candidates and candidates[0][0].allowlist is not None:
+            decision = None
+        state = _State(places, decision, tuple(candidates), fixed=all(len(name) == 1 or name in {DEPTH, ANY}
+                                                                      for name in ahead),
+                       known=frozenset(name[0] for name in ahead if len(name) == 1))
+        self._fill(state)
+        return state
+
+    def _fill(self, state: _State) -> None:
+        """The names that mean something everywhere: none at all (a doubled slash), and those of no canonical path."""
+        state.moves.clear()
+        state.moves.update({b"": state, b".": self.dead, b"..": self.dead})
+
+    def _move(self, state: _State, name: bytes) -> _State:
+        """Where a name leads that was not met here before."""
+        if len(self.states) >= STATES_MAX:
+            self.start = self._begin()
+        by_rule: dict[int, set[int]] = {}
+        for i, place in state.places:
+            by_rule.setdefault(i, set()).add(place)
+        after = self._state(frozenset((i, place) for i, places in by_rule.items()
+                                      for place in self.patterns[i].step(frozenset(places), name)))
+        if state.fixed and name not in state.known:
+            state.other = after
+            return after
+        if len(state.moves) >= NAMES_MAX:
+            self._fill(state)
+        state.moves[name] = after
+        return after
+
+
+def _decision(rule: Rule) -> Decision:
+    if rule.effect == ALLOW:
+        return Decision(True, rule.text, rule.mark.file, rule.mark.line, constraints=rule.capability.constraints)
+    return Decision(False, rule.text, rule.mark.file, rule.mark.line, f"denied by {rule.mark}",
+                    f"deny beats allow: only a change of {rule.mark.file}:{rule.mark.line} would permit it")
+
+
+def _default(resource: str, action: str, policy: Policy) -> Decision:
+    if not RESOURCE_BY_NAME[resource].held:
+        return Decision(allowed=True)
+    return Decision(False, "default deny", policy.file, 0,
+                    f"no rule of policy {policy.name} allows {resource}:{action} of this",
+                    f"a line under allow: in {policy.file}, such as capability://{resource}/...?action={action}")
+
+
+UNKNOWN: Final = Decision(allowed=False, rule="default deny", message="no such action of such a resource")
+
+
+@define(eq=False)
+class Compiled:
+    """A policy that answers. One may serve many agents: it holds no state of theirs."""
+
+    policy: Policy
+    _automata: dict[tuple[str, str], _Automaton] = field(init=False)
+    _answers: dict[tuple[str, str, bytes], Decision] = field(init=False, factory=dict[tuple[str, str, bytes], Decision])
+
+    def __attrs_post_init__(self) -> None:
+        self._automata = {
+            (row.name, action): _Automaton(_about(self.policy, row.name, action),
+                                           _default(row.name, action, self.policy))
+            for row in RESOURCE_BY_NAME.values() for action in row.action_names}
+
+    def decide(self, resource: str, action: str, obj: bytes) -> Decision:
+        """Whether the rules allow it, and which one says so. `obj` is canonical: names with `/` between."""
+        asked = (resource, action, obj)
+        found = self._answers.get(asked)
+        if found is not None:
+            return found
+        automaton = self._automata.get((resource, action))
+        if automaton is None:
+            return UNKNOWN
+        found = automaton.decide(obj)
+        if len(obj) <= OBJECT_CACHED_MAX:
+            if len(self._answers) >= CACHE_MAX:
+                self._answers.clear()
+            self._answers[asked] = found
+        return found
+
+    def decide_tree(self, resource: str, action: str, obj: bytes) -> Decision:
+        """The same of an object and all that is or may come to be below it: allowed when all of it is.
+
+        A move asks this of both its ends, for read and for write: it must not carry anything past a rule.
+        """
+        automaton = self._automata.get((resource, action))
+        return automaton.decide_tree(obj) if automaton is not None else UNKNOWN
+
+    def starting(self) -> tuple[Rule, ...]:
+        """The rules whose capabilities an agent is given at its start, in the file's order."""
+        return tuple(rule for rule in self.policy.rules if rule.effect == ALLOW)
+
+
+def _about(policy: Policy, resource: str, action: str) -> tuple[Rule, ...]:
+    return tuple(rule for rule in policy.rules
+                 if rule.capability.resource == resource and action in rule.capability.actions)

@@ -88,7 +88,7 @@ def test_no_text_raises_anything_else(text) -> None:
     assert capability.parse(str(found)) == found
 
 
-@settings(max_examples=1500)
+@settings(max_examples=400)
 @given(strategies.capabilities("file"), strategies.capabilities("file"), st.sampled_from(["read", "write"]),
        strategies.objects)
 def test_what_is_within_another_never_covers_more(one, other, action, obj) -> None:

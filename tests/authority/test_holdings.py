@@ -70,7 +70,7 @@ def test_who_did_not_give_cannot_take_back(table) -> None:
     assert [row.who for row in table.revoke(3, 1, by=3)] == [3], "what is one's own may be given up"
 
 
-@pytest.mark.parametrize("handle", [0, 2, -1, 1 << 40, True + 1])
+@pytest.mark.parametrize("handle", [0, 2, -1, 1 << 40])
 def test_handles_that_were_not_given_are_nothing(table, handle) -> None:
     table.grant(1, FILES)
     table.grant(2, FILES)
@@ -237,4 +237,4 @@ class Machine(RuleBasedStateMachine):
 
 
 TestMachine = Machine.TestCase
-TestMachine.settings = settings(max_examples=60, stateful_step_count=25, deadline=None)
+TestMachine.settings = settings(max_examples=25, stateful_step_count=25, deadline=None)

@@ -61,7 +61,7 @@ def test_what_is_printed_is_read_back(pattern) -> None:
     assert patterns.parse(str(pattern.below())) == pattern.below()
 
 
-@settings(max_examples=1500)
+@settings(max_examples=400)
 @given(strategies.patterns(), strategies.patterns(), strategies.objects)
 def test_within_and_meets_are_never_wrong(one, other, obj) -> None:
     names = split(obj)

@@ -20,8 +20,11 @@ from agentix_syscalls.capabilities import RESOURCE_BY_NAME
 CACHE_MAX: Final = 4096
 OBJECT_CACHED_MAX: Final = 256
 """Bytes: answers about longer objects are not remembered."""
-STATES_MAX: Final = 4096
+STATES_MAX: Final = 1024
 NAMES_MAX: Final = 512
+
+NO_NAME: Final = b"\0"
+"""Stands for a name that no pattern spells out."""
 
 Places = frozenset[tuple[int, int]]
 """Where one may be: a rule's index, and a place in its pattern."""
@@ -145,18 +148,21 @@ class _Automaton:
         """Where a name leads that was not met here before."""
         if len(self.states) >= STATES_MAX:
             self.start = self._begin()
+        if state.fixed:  # all at once: `other` may only be there when what is known leads elsewhere already
+            state.moves.update({known: self._after(state, known) for known in state.known})
+            state.other = self._after(state, NO_NAME)
+            return state.moves.get(name, state.other)
+        if len(state.moves) >= NAMES_MAX:
+            self._fill(state)
+        state.moves[name] = after = self._after(state, name)
+        return after
+
+    def _after(self, state: _State, name: bytes) -> _State:
         by_rule: dict[int, set[int]] = {}
         for i, place in state.places:
             by_rule.setdefault(i, set()).add(place)
-        after = self._state(frozenset((i, place) for i, places in by_rule.items()
-                                      for place in self.patterns[i].step(frozenset(places), name)))
-        if state.fixed and name not in state.known:
-            state.other = after
-            return after
-        if len(state.moves) >= NAMES_MAX:
-            self._fill(state)
-        state.moves[name] = after
-        return after
+        return self._state(frozenset((i, place) for i, places in by_rule.items()
+                                     for place in self.patterns[i].step(frozenset(places), name)))
 
 
 def _decision(rule: Rule) -> Decision:

@@ -18,15 +18,17 @@ from agentix_syscalls.errors import CallError
 @pytest.mark.parametrize(("text", "canonical"), [
     ("capability://file/home/user/data/*?action=read", None),
     ("capability://http/api.example.com/*?action=request&rate=100/min", None),
-    ("capability://shell?action=execute&timeout=30s&allowlist=cat,grep,ls", None),
-    ("capability://agent?action=spawn&max=3", None),
+    ("capability://shell?action=execute&timeout=30s&allowlist=ls,cat,grep",
+     "capability://shell/*?action=execute&timeout=30s&allowlist=cat,grep,ls"),
+    ("capability://agent?action=spawn&max=3", "capability://agent/*?action=spawn&max=3"),
+    ("capability://signal/self/**?action=send", "capability://signal/self/*?action=send"),
     ("capability://file/state/**?action=write,read&constraint=timeout:30s",
      "capability://file/state?action=read,write&timeout=30s"),
     ("capability://file//state/?action=*&rate=60/minute&timeout=90s&max=1",
      "capability://file/state?action=read,write&timeout=90s&rate=60/min&max=1"),
     ("capability://file?action=read&timeout=60000ms", "capability://file?action=read&timeout=1m"),
     ("capability://file/a%2ab%20c?action=read", "capability://file/a%2Ab%20c?action=read"),
-    ("capability://tool?expires=2026-12-01T00:00:00Z&action=exec", "capability://tool?action=exec"
+    ("capability://tool?expires=2026-12-01T00:00:00Z&action=exec", "capability://tool/*?action=exec"
      "&expires=2026-12-01T00:00:00Z"),
 ])
 def test_a_string_is_read_and_printed_in_one_way(text, canonical) -> None:
@@ -64,6 +66,7 @@ def test_a_string_is_read_and_printed_in_one_way(text, canonical) -> None:
     ("capability://file/../x?action=read", 18, "no place"), ("capability://file/%2e%2e/x?action=read", 18, "no place"),
     ("capability://file/a**?action=read", 19, "stands alone"), ("capability://file/a%?action=read", 18, "hexadecimal"),
     ("capability://file?action=read&max=1#x", 30, "not a number"), ("capability://file/x?action=read\n", 20, "no action"),
+    ("capability://tool/a/b?action=exec", 18, "one name"), ("capability://signal/**/x?action=send", 20, "2 names"),
     ("capability://file/" + "a" * 9000, 8192, "8192"),
 ])
 def test_every_broken_syntax_is_refused_with_what_and_where(text, at, words) -> None:
@@ -105,8 +108,8 @@ def test_capabilities_of_other_resources_are_never_within() -> None:
 
 
 def test_an_allowlist_is_of_the_last_name() -> None:
-    found = capability.parse("capability://tool?action=exec&allowlist=ls,cat")
-    assert [found.covers("exec", obj) for obj in (b"ls", b"x/cat", b"lsx", b"ls/x", b"")] == [True, True, *[False] * 3]
+    found = capability.parse("capability://file?action=read&allowlist=ls,cat")
+    assert [found.covers("read", obj) for obj in (b"ls", b"x/cat", b"lsx", b"ls/x", b"")] == [True, True, *[False] * 3]
 
 
 @given(strategies.constraints(), strategies.constraints(), st.lists(st.integers(0, 30 * SECOND_NS), max_size=40))

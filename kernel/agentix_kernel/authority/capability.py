@@ -60,16 +60,16 @@ def parse(text: str) -> Capability:
     name, _, path = place[len(SCHEME):].partition("/")
     row = resource(name, len(SCHEME))
     start = len(SCHEME) + len(name) + 1
-    pattern = _shift(start, path)
+    pattern = _shift(start, path, row.depth)
     if not mark:
         raise Malformed(f"no action: ?action={','.join(row.action_names)}", len(text))
     actions, limits = _parse_query(row, query, len(place) + 1)
     return Capability(row.name, pattern, actions, limits)
 
 
-def _shift(start: int, path: str) -> Pattern:
+def _shift(start: int, path: str, depth: int | None) -> Pattern:
     try:
-        return patterns.parse(path)
+        return patterns.parse(path, depth)
     except Malformed as error:
         raise Malformed(error.message, start + error.at) from None
 

@@ -111,8 +111,11 @@ class Pattern:
         return "/".join("**" if name == DEPTH else "*".join(map(escape, name)) for name in names)
 
 
-def parse(text: str) -> Pattern:
-    """Read a pattern; a leading slash and doubled ones say nothing. Raises Malformed."""
+def parse(text: str, depth: int | None = None) -> Pattern:
+    """Read a pattern; a leading slash and doubled ones say nothing. Raises Malformed.
+
+    With a depth, objects have so many names: what is left out at the end is any name, and nothing is below.
+    """
     if len(text.encode("utf-8", "surrogateescape")) > PATTERN_MAX:
         raise Malformed(f"a path of over {PATTERN_MAX} bytes", PATTERN_MAX)
     names: list[Name] = []
@@ -124,9 +127,18 @@ def parse(text: str) -> Pattern:
     names = [name for i, name in enumerate(names) if name != DEPTH or names[i - 1:i] != [DEPTH]]
     if len(names) > NAMES_MAX or names.count(DEPTH) > STARS_MAX:
         raise Malformed(f"over {NAMES_MAX} names, or over {STARS_MAX} times '**'", 0)
+    if depth is not None:
+        return Pattern(_fixed(names, depth))
     if not names or len(names[-1]) == 1:
         names.append(DEPTH)
     return Pattern(tuple(names))
+
+
+def _fixed(names: list[Name], depth: int) -> tuple[Name, ...]:
+    plain = names[:-1] if names[-1:] == [DEPTH] else names
+    if DEPTH in plain or len(plain) > depth:
+        raise Malformed(f"there are {depth} names here, or one" if depth > 1 else "there is one name here", 0)
+    return (*plain, *[ANY] * (depth - len(plain)))
 
 
 def _parse_name(part: str, at: int) -> Name:

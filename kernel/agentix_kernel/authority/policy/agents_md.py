@@ -28,6 +28,7 @@ from agentix_kernel.authority.policy.kinds import Boolean, Choice, Complaints, K
 from agentix_kernel.authority.policy.reading import BadPolicy, Complaint, Mark, Node
 from agentix_kernel.authority.policy.rules import ALLOW, LIMITS, Rule, limits_of, rule
 from agentix_syscalls import signals
+from agentix_syscalls.capabilities import RESOURCE_BY_NAME
 
 MODES: Final = {"strict": "strict", "permissive": "audit", "audit": "audit"}
 EFFECTS: Final = ("allow", "deny")
@@ -158,7 +159,7 @@ def _capabilities(action: str, effect: str, mode: str | None, limits: constraint
         chosen.append(ACTIONS["file_write"])
     if effect != ALLOW:  # no agent reaches the network at all: that denial holds by itself
         chosen = [one for one in chosen if one.resource != "http"]
-    return [Capability(one.resource, parse(one.path), frozenset({one.action}), limits) for one in chosen]
+    return [Capability(one.resource, parse(one.path, RESOURCE_BY_NAME[one.resource].depth), frozenset({one.action}), limits) for one in chosen]
 
 
 def _everything(effect: str, mode: str | None) -> list[Meaning]:

@@ -5,6 +5,7 @@ means less of a policy.
 """
 
 import json
+from collections.abc import Callable
 from importlib import resources
 from typing import Any, Final
 
@@ -15,6 +16,8 @@ from agentix_kernel.authority.constraints import Constraints
 from agentix_kernel.authority.patterns import Malformed
 from agentix_kernel.authority.policy import reading
 from agentix_kernel.authority.policy.kinds import (
+    NUMBER,
+    SIZE,
     Choice,
     Complaints,
     Integer,
@@ -23,12 +26,11 @@ from agentix_kernel.authority.policy.kinds import (
     Kind,
     Many,
     Text,
-    number,
-    size,
+    read_size,
 )
 from agentix_kernel.authority.policy.reading import BadPolicy, Complaint
 from agentix_kernel.authority.policy.rules import ALLOW, DENY, Rule, RuleKind
-from agentix_syscalls import spawn
+from agentix_syscalls import spawn, types
 
 VERSION: Final = 1
 SHIPPED: Final = ("strict", "standard", "audit")
@@ -80,6 +82,16 @@ def _absolute(text: str) -> str:
     return "/" + "/".join(part for part in parts if part)
 
 
+def _limit(kind: Callable[[Any], Any], read: Callable[[str], Any]) -> Callable[[str], Any]:
+    """What is read, within what a spawn takes."""
+    def both(text: str) -> Any:
+        try:
+            return kind(read(text))
+        except types.BadArgument as error:
+            raise Malformed(str(error), 0) from None
+    return both
+
+
 def _budget(text: str) -> Constraints:
     if "/" in text:
         return Constraints(rate=constraints.read_rate(text))
@@ -94,8 +106,8 @@ _BUDGET: Final[Kind] = Text("a number for its life, or a rate such as 100/min", 
 _HOST: Final = Text("an absolute path", _absolute, "/.*")
 
 LIMITS: Final = Keys((
-    Key("memory", size(), "memory at most"),
-    Key("cpus", number(), "processors at most"),
+    Key("memory", Text("a size such as 512M", _limit(spawn.memory, read_size), SIZE, quoted=False), "memory at most"),
+    Key("cpus", Text("a number such as 0.5", _limit(types.positive, float), NUMBER, quoted=False), "processors at most"),
     Key("pids", Integer(3, 4_000_000), "processes and threads at most"),
     Key("timeout", Text("a time such as 30s", _seconds), "it is killed after so long"),
 ))

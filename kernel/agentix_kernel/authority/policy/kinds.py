@@ -16,8 +16,8 @@ from agentix_kernel.authority.policy.reading import Complaint, Mapping, Mark, No
 
 Complaints = list[Complaint]
 _INTEGER = re.compile(r"(0|[1-9][0-9]{0,9})\Z")
-_NUMBER: Final = r"(0|[1-9][0-9]{0,5})(\.[0-9]{1,3})?"
-_SIZE: Final = r"[1-9][0-9]{0,9}[KMGT]?"
+NUMBER: Final = r"(0|[1-9][0-9]{0,5})(\.[0-9]{1,3})?"
+SIZE: Final = r"[1-9][0-9]{0,9}[KMGT]?"
 _SHIFTS: Final = {"K": 10, "M": 20, "G": 30, "T": 40}
 
 
@@ -169,11 +169,3 @@ class Keys:
 def read_size(text: str) -> int:
     """Bytes; K, M, G and T are powers of 1024."""
     return int(text[:-1]) << _SHIFTS[text[-1]] if text[-1] in _SHIFTS else int(text)
-
-
-def size() -> Text:
-    return Text("a size such as 512M", read_size, _SIZE, quoted=False)
-
-
-def number() -> Text:
-    return Text("a number such as 0.5", float, _NUMBER, quoted=False)

@@ -146,7 +146,7 @@ def _build(form: Form, values: dict[str, Any]) -> Capability:
         path = f"{more}/{path}" if form.before else f"{path}/{more}"
     row = RESOURCE_BY_NAME[form.resource]
     words = (form.action,) if form.action else values["action"]
-    return Capability(row.name, patterns.parse(path), capabilities.parse_actions(row, words, 0), limits_of(values))
+    return Capability(row.name, patterns.parse(path, row.depth), capabilities.parse_actions(row, words, 0), limits_of(values))
 
 
 def limits_of(values: dict[str, Any]) -> Constraints:
@@ -171,7 +171,8 @@ def rule(effect: str, found: Capability, mark: Mark, complaints: Complaints) -> 
     if wrong is not None:
         complaints.append(Complaint(mark, wrong))
         return None
-    return Rule(effect, evolve(found, path=found.path.below()) if effect == DENY else found, mark)
+    reach = found.path.below() if effect == DENY and row.depth is None else found.path
+    return Rule(effect, evolve(found, path=reach), mark)
 
 
 def _senseless(found: Capability) -> str | None:

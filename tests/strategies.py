@@ -85,4 +85,5 @@ def capabilities(draw: st.DrawFn, resource: str | None = None) -> Capability:
     row = draw(st.sampled_from([row for row in RESOURCES if resource in {None, row.name}]))
     actions = draw(st.frozensets(st.sampled_from(row.action_names), min_size=1))
     fixed = st.lists(_names, min_size=row.depth or 0, max_size=row.depth or 0).map(tuple).map(Pattern)
-    return Capability(row.name, draw(patterns() if row.depth is None else fixed), actions, draw(st.just(Constraints()) | constraints()))
+    path = draw(patterns() if row.depth is None else fixed)
+    return Capability(row.name, path, actions, draw(st.just(Constraints()) | constraints()))

@@ -14,8 +14,7 @@ WHOM = ("self", "child", "worker")
 
 def path(rng: random.Random, *, wild: float = 0.3) -> str:
     parts = [rng.choice((*TOPS, "*")) if rng.random() < wild else rng.choice(TOPS)]
-    for _ in range(rng.randrange(4)):
-        parts.append(rng.choice(WILD) if rng.random() < wild else rng.choice(WORDS))
+    parts += [rng.choice(WILD) if rng.random() < wild else rng.choice(WORDS) for _ in range(rng.randrange(4))]
     return "/" + "/".join(parts) if rng.random() < 0.95 else "/"
 
 
@@ -27,11 +26,13 @@ def rule(rng: random.Random, effect: str) -> str:
     """One rule as YAML on one line."""
     actions = rng.choice(("read", "write", "[read, write]", '"*"'))
     kinds = [f"{{file: {path(rng)!r}, action: {actions}}}"] * 6
-    kinds += [f"{{tool: '{rng.choice((*WORDS, 'a*', '*'))}'{_allowlist(rng, effect)}}}",
-              f"{{spawn: '{rng.choice((*WORDS, 'a*', '*'))}'}}",
-              f"{{signal: '{name(rng, SIGNALS)}', to: '{name(rng, WHOM)}'}}",
-              f"{{ipc: '{name(rng, WHOM)}', channel: '{name(rng, WORDS)}', action: send}}",
-              f"capability://file{path(rng)}?action={rng.choice(('read', 'write', 'read,write', '*'))}"]
+    kinds += [
+        f"{{tool: '{rng.choice((*WORDS, 'a*', '*'))}'{_allowlist(rng, effect)}}}",
+        f"{{spawn: '{rng.choice((*WORDS, 'a*', '*'))}'}}",
+        f"{{signal: '{name(rng, SIGNALS)}', to: '{name(rng, WHOM)}'}}",
+        f"{{ipc: '{name(rng, WHOM)}', channel: '{name(rng, WORDS)}', action: send}}",
+        f"capability://file{path(rng)}?action={rng.choice(('read', 'write', 'read,write', '*'))}",
+    ]
     if effect == "deny":
         kinds += [f"{{call: {rng.choice(CALLS)}, path: {path(rng)!r}}}", f"{{call: {name(rng, CALLS)!r}}}"]
     return rng.choice(kinds)

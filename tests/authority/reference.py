@@ -1,7 +1,7 @@
 """What a policy says, slow and obvious, from its text: written apart from the compiled decisions.
 
-It works on what PyYAML's own safe loader gives and on strings; it shares no code with the kernel. Capability strings are
-read here for documents that generate.py writes, which have no escapes.
+It works on what PyYAML's own safe loader gives and on strings; it shares no code with the kernel. Capability
+strings are read as generate.py writes them, without escapes.
 """
 
 from typing import Any
@@ -31,7 +31,9 @@ def path_matches(path: str, obj: str, *, deny: bool) -> bool:
     pattern = [part for part in path.split("/") if part]
     names = [part for part in obj.split("/") if part]
     below = deny or not pattern or "*" not in pattern[-1]
-    return any(names_match(pattern, names[:length]) for length in range(len(names) + 1) if below or length == len(names))
+    return any(
+        names_match(pattern, names[:length]) for length in range(len(names) + 1) if below or length == len(names)
+    )
 
 
 def rule_parts(rule: Any) -> tuple[str, str, list[str], list[str] | None]:

@@ -15,60 +15,88 @@ from agentix_syscalls.capabilities import RESOURCES
 from agentix_syscalls.errors import CallError
 
 
-@pytest.mark.parametrize(("text", "canonical"), [
-    ("capability://file/home/user/data/*?action=read", None),
-    ("capability://http/api.example.com/*?action=request&rate=100/min", None),
-    ("capability://shell?action=execute&timeout=30s&allowlist=ls,cat,grep",
-     "capability://shell/*?action=execute&timeout=30s&allowlist=cat,grep,ls"),
-    ("capability://agent?action=spawn&max=3", "capability://agent/*?action=spawn&max=3"),
-    ("capability://signal/self/**?action=send", "capability://signal/self/*?action=send"),
-    ("capability://file/state/**?action=write,read&constraint=timeout:30s",
-     "capability://file/state?action=read,write&timeout=30s"),
-    ("capability://file//state/?action=*&rate=60/minute&timeout=90s&max=1",
-     "capability://file/state?action=read,write&timeout=90s&rate=60/min&max=1"),
-    ("capability://file?action=read&timeout=60000ms", "capability://file?action=read&timeout=1m"),
-    ("capability://file/a%2ab%20c?action=read", "capability://file/a%2Ab%20c?action=read"),
-    ("capability://tool?expires=2026-12-01T00:00:00Z&action=exec", "capability://tool/*?action=exec"
-     "&expires=2026-12-01T00:00:00Z"),
-])
+@pytest.mark.parametrize(
+    ("text", "canonical"),
+    [
+        ("capability://file/home/user/data/*?action=read", None),
+        ("capability://http/api.example.com/*?action=request&rate=100/min", None),
+        (
+            "capability://shell?action=execute&timeout=30s&allowlist=ls,cat,grep",
+            "capability://shell/*?action=execute&timeout=30s&allowlist=cat,grep,ls",
+        ),
+        ("capability://agent?action=spawn&max=3", "capability://agent/*?action=spawn&max=3"),
+        ("capability://signal/self/**?action=send", "capability://signal/self/*?action=send"),
+        (
+            "capability://file/state/**?action=write,read&constraint=timeout:30s",
+            "capability://file/state?action=read,write&timeout=30s",
+        ),
+        (
+            "capability://file//state/?action=*&rate=60/minute&timeout=90s&max=1",
+            "capability://file/state?action=read,write&timeout=90s&rate=60/min&max=1",
+        ),
+        ("capability://file?action=read&timeout=60000ms", "capability://file?action=read&timeout=1m"),
+        ("capability://file/a%2ab%20c?action=read", "capability://file/a%2Ab%20c?action=read"),
+        (
+            "capability://tool?expires=2026-12-01T00:00:00Z&action=exec",
+            "capability://tool/*?action=exec&expires=2026-12-01T00:00:00Z",
+        ),
+    ],
+)
 def test_a_string_is_read_and_printed_in_one_way(text, canonical) -> None:
     found = capability.parse(text)
     assert str(found) == (canonical or text)
     assert capability.parse(str(found)) == found
 
 
-@pytest.mark.parametrize(("text", "at", "words"), [
-    ("", 0, "begins with capability://"), ("capability:/file?action=read", 0, "begins with"),
-    ("file:/state:read", 0, "begins with"), ("CAPABILITY://file?action=read", 0, "begins with"),
-    ("capability://", 13, "no resource ''"), ("capability://fiel/x?action=read", 13, "did you mean 'file'"),
-    ("capability://file/x", 19, "no action"), ("capability://file/x?", 20, "not NAME=VALUE"),
-    ("capability://file?rate=1/s", 26, "no action"), ("capability://file?action=", 18, "not NAME=VALUE"),
-    ("capability://file?action=raed", 18, "did you mean 'read'"), ("capability://file?action=read,read", 18, "twice"),
-    ("capability://file?action=read,", 18, "no action ''"), ("capability://file?action=read,*", 18, "twice"),
-    ("capability://file?action=read&action=write", 30, "action is given twice"),
-    ("capability://file?action=read&constraint=max:1&max=2", 47, "max is given twice"),
-    ("capability://file?action=read&rat=1/s", 30, "did you mean 'rate'"),
-    ("capability://file?action=read&constraint=max", 30, "not NAME=VALUE"),
-    ("capability://file?action=read&", 30, "not NAME=VALUE"), ("capability://file?action=read&&max=1", 30, "NAME=VALUE"),
-    ("capability://file?action=read&rate=0/s", 30, "not a number from 1"),
-    ("capability://file?action=read&rate=5", 30, "not a rate"), ("capability://file?action=read&rate=5/week", 30, "rate"),
-    ("capability://file?action=read&timeout=30", 30, "not a time"),
-    ("capability://file?action=read&timeout=-1s", 30, "not a time"),
-    ("capability://file?action=read&timeout=1e9s", 30, "not a time"),
-    ("capability://file?action=read&max=1.5", 30, "not a number"), ("capability://file?action=read&max=٣", 30, "number"),
-    ("capability://file?action=read&max=99999999999", 30, "not a number"),
-    ("capability://file?action=read&allowlist=a,,b", 30, "whole names"),
-    ("capability://file?action=read&allowlist=a*", 30, "whole names"),
-    ("capability://file?action=read&allowlist=%2e%2e", 30, "'..'"),
-    ("capability://file?action=read&expires=tomorrow", 30, "not a moment"),
-    ("capability://file?action=read&expires=2026-13-01T00:00:00Z", 30, "not a moment"),
-    ("capability://file?action=read&expires=2026-12-01T00:00:00+01:00", 30, "not a moment"),
-    ("capability://file/../x?action=read", 18, "no place"), ("capability://file/%2e%2e/x?action=read", 18, "no place"),
-    ("capability://file/a**?action=read", 19, "stands alone"), ("capability://file/a%?action=read", 18, "hexadecimal"),
-    ("capability://file?action=read&max=1#x", 30, "not a number"), ("capability://file/x?action=read\n", 20, "no action"),
-    ("capability://tool/a/b?action=exec", 18, "one name"), ("capability://signal/**/x?action=send", 20, "2 names"),
-    ("capability://file/" + "a" * 9000, 8192, "8192"),
-])
+@pytest.mark.parametrize(
+    ("text", "at", "words"),
+    [
+        ("", 0, "begins with capability://"),
+        ("capability:/file?action=read", 0, "begins with"),
+        ("file:/state:read", 0, "begins with"),
+        ("CAPABILITY://file?action=read", 0, "begins with"),
+        ("capability://", 13, "no resource ''"),
+        ("capability://fiel/x?action=read", 13, "did you mean 'file'"),
+        ("capability://file/x", 19, "no action"),
+        ("capability://file/x?", 20, "not NAME=VALUE"),
+        ("capability://file?rate=1/s", 26, "no action"),
+        ("capability://file?action=", 18, "not NAME=VALUE"),
+        ("capability://file?action=raed", 18, "did you mean 'read'"),
+        ("capability://file?action=read,read", 18, "twice"),
+        ("capability://file?action=read,", 18, "no action ''"),
+        ("capability://file?action=read,*", 18, "twice"),
+        ("capability://file?action=read&action=write", 30, "action is given twice"),
+        ("capability://file?action=read&constraint=max:1&max=2", 47, "max is given twice"),
+        ("capability://file?action=read&rat=1/s", 30, "did you mean 'rate'"),
+        ("capability://file?action=read&constraint=max", 30, "not NAME=VALUE"),
+        ("capability://file?action=read&", 30, "not NAME=VALUE"),
+        ("capability://file?action=read&&max=1", 30, "NAME=VALUE"),
+        ("capability://file?action=read&rate=0/s", 30, "not a number from 1"),
+        ("capability://file?action=read&rate=5", 30, "not a rate"),
+        ("capability://file?action=read&rate=5/week", 30, "rate"),
+        ("capability://file?action=read&timeout=30", 30, "not a time"),
+        ("capability://file?action=read&timeout=-1s", 30, "not a time"),
+        ("capability://file?action=read&timeout=1e9s", 30, "not a time"),
+        ("capability://file?action=read&max=1.5", 30, "not a number"),
+        ("capability://file?action=read&max=٣", 30, "number"),
+        ("capability://file?action=read&max=99999999999", 30, "not a number"),
+        ("capability://file?action=read&allowlist=a,,b", 30, "whole names"),
+        ("capability://file?action=read&allowlist=a*", 30, "whole names"),
+        ("capability://file?action=read&allowlist=%2e%2e", 30, "'..'"),
+        ("capability://file?action=read&expires=tomorrow", 30, "not a moment"),
+        ("capability://file?action=read&expires=2026-13-01T00:00:00Z", 30, "not a moment"),
+        ("capability://file?action=read&expires=2026-12-01T00:00:00+01:00", 30, "not a moment"),
+        ("capability://file/../x?action=read", 18, "no place"),
+        ("capability://file/%2e%2e/x?action=read", 18, "no place"),
+        ("capability://file/a**?action=read", 19, "stands alone"),
+        ("capability://file/a%?action=read", 18, "hexadecimal"),
+        ("capability://file?action=read&max=1#x", 30, "not a number"),
+        ("capability://file/x?action=read\n", 20, "no action"),
+        ("capability://tool/a/b?action=exec", 18, "one name"),
+        ("capability://signal/**/x?action=send", 20, "2 names"),
+        ("capability://file/" + "a" * 9000, 8192, "8192"),
+    ],
+)
 def test_every_broken_syntax_is_refused_with_what_and_where(text, at, words) -> None:
     with pytest.raises(Malformed) as caught:
         capability.parse(text)
@@ -92,8 +120,12 @@ def test_no_text_raises_anything_else(text) -> None:
 
 
 @settings(max_examples=400)
-@given(strategies.capabilities("file"), strategies.capabilities("file"), st.sampled_from(["read", "write"]),
-       strategies.objects)
+@given(
+    strategies.capabilities("file"),
+    strategies.capabilities("file"),
+    st.sampled_from(["read", "write"]),
+    strategies.objects,
+)
 def test_what_is_within_another_never_covers_more(one, other, action, obj) -> None:
     if one.within(other) and one.covers(action, obj):
         assert other.covers(action, obj)
@@ -103,8 +135,9 @@ def test_what_is_within_another_never_covers_more(one, other, action, obj) -> No
 def test_capabilities_of_other_resources_are_never_within() -> None:
     for row in RESOURCES:
         one = capability.parse(f"capability://{row.name}?action=*")
-        assert [other.name for other in RESOURCES
-                if one.within(capability.parse(f"capability://{other.name}?action=*"))] == [row.name]
+        assert [
+            other.name for other in RESOURCES if one.within(capability.parse(f"capability://{other.name}?action=*"))
+        ] == [row.name]
 
 
 def test_an_allowlist_is_of_the_last_name() -> None:
@@ -147,7 +180,15 @@ def test_a_rate_is_a_bucket_that_starts_full_and_fills_evenly() -> None:
     meter = Meter(Constraints(rate=Rate(3, "s")))
     third = -(-SECOND_NS // 3)
     assert _tries(meter, [0, 0, 0, 0, third - 1, third, 2 * third, 2 * third]) == [
-        0, 0, 0, errno.EAGAIN, errno.EAGAIN, 0, 0, errno.EAGAIN]
+        0,
+        0,
+        0,
+        errno.EAGAIN,
+        errno.EAGAIN,
+        0,
+        0,
+        errno.EAGAIN,
+    ]
     assert _tries(meter, [3600 * SECOND_NS] * 4) == [0, 0, 0, errno.EAGAIN]
 
 

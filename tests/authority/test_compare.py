@@ -28,24 +28,38 @@ def _policy(text: str) -> document.Policy:
     return document.load(text.encode(), "p.yaml")
 
 
-@pytest.mark.parametrize(("change", "said", "narrower"), [
-    (("base", "other"), [("name", OTHER)], True), (("enforce", "strict"), [("mode", NARROWER)], True),
-    (("enforce", "audit"), [("mode", WIDER)], False), (("512M", "256M"), [("limits.memory", NARROWER)], True),
-    (("512M", "1G"), [("limits.memory", WIDER)], False), ((", pids: 64", ""), [("limits.pids", WIDER)], False),
-    (("pids: 64", "pids: 64, cpus: 1"), [("limits.cpus", NARROWER)], True),
-    (("mode: rw", "mode: ro"), [("binds", NARROWER), ("binds", NARROWER)], True),
-    (("/srv", "/etc"), [("binds", NARROWER), ("binds", WIDER)], False),
-    (("/state, action: [read, write]", "/state/a, action: read"), [("allow", NARROWER), ("allow", OTHER)], True),
-    (("/state, action: [read, write]", "/mem, action: read"), [("allow", NARROWER), ("allow", WIDER)], False),
-    (("10/min", "5/min"), [("allow", NARROWER), ("allow", OTHER)], True),
-    (("10/min", "11/min"), [("allow", OTHER), ("allow", WIDER)], False),
-    (('{tool: "*", rate: 10/min}', '{tool: a, rate: 10/min}\n  - {tool: b, rate: 10/min}'),
-     [("allow", NARROWER), ("allow", OTHER), ("allow", OTHER)], False),
-    (("/state/keys, action: write", "/state/keys, action: [read, write]"), [("deny", OTHER), ("deny", NARROWER)], True),
-    (("/state/keys, action: write", "/state/keys/a, action: write"), [("deny", WIDER), ("deny", OTHER)], False),
-    (("100/s", "50/s"), [("budgets.calls", NARROWER)], True), (("100/s", "200/s"), [("budgets.calls", WIDER)], False),
-    (("budgets: {calls: 100/s}\n", ""), [("budgets.calls", WIDER)], False),
-])
+@pytest.mark.parametrize(
+    ("change", "said", "narrower"),
+    [
+        (("base", "other"), [("name", OTHER)], True),
+        (("enforce", "strict"), [("mode", NARROWER)], True),
+        (("enforce", "audit"), [("mode", WIDER)], False),
+        (("512M", "256M"), [("limits.memory", NARROWER)], True),
+        (("512M", "1G"), [("limits.memory", WIDER)], False),
+        ((", pids: 64", ""), [("limits.pids", WIDER)], False),
+        (("pids: 64", "pids: 64, cpus: 1"), [("limits.cpus", NARROWER)], True),
+        (("mode: rw", "mode: ro"), [("binds", NARROWER), ("binds", NARROWER)], True),
+        (("/srv", "/etc"), [("binds", NARROWER), ("binds", WIDER)], False),
+        (("/state, action: [read, write]", "/state/a, action: read"), [("allow", NARROWER), ("allow", OTHER)], True),
+        (("/state, action: [read, write]", "/mem, action: read"), [("allow", NARROWER), ("allow", WIDER)], False),
+        (("10/min", "5/min"), [("allow", NARROWER), ("allow", OTHER)], True),
+        (("10/min", "11/min"), [("allow", OTHER), ("allow", WIDER)], False),
+        (
+            ('{tool: "*", rate: 10/min}', "{tool: a, rate: 10/min}\n  - {tool: b, rate: 10/min}"),
+            [("allow", NARROWER), ("allow", OTHER), ("allow", OTHER)],
+            False,
+        ),
+        (
+            ("/state/keys, action: write", "/state/keys, action: [read, write]"),
+            [("deny", OTHER), ("deny", NARROWER)],
+            True,
+        ),
+        (("/state/keys, action: write", "/state/keys/a, action: write"), [("deny", WIDER), ("deny", OTHER)], False),
+        (("100/s", "50/s"), [("budgets.calls", NARROWER)], True),
+        (("100/s", "200/s"), [("budgets.calls", WIDER)], False),
+        (("budgets: {calls: 100/s}\n", ""), [("budgets.calls", WIDER)], False),
+    ],
+)
 def test_a_change_is_named_and_judged(change, said, narrower) -> None:
     assert change[0] in BASE
     before, after = _policy(BASE), _policy(BASE.replace(*change))

@@ -37,14 +37,22 @@ def test_a_grant_goes_down_the_family_and_comes_back_at_once(table) -> None:
     assert caught.value.number == errno.EBADF
 
 
-@pytest.mark.parametrize("wider", [
-    "capability://file?action=read", "capability://file/state?action=read,write&max=1",
-    "capability://file/state/notes?action=write", "capability://tool?action=exec", "capability://file/mem?action=read",
-])
+@pytest.mark.parametrize(
+    "wider",
+    [
+        "capability://file?action=read",
+        "capability://file/state?action=read,write&max=1",
+        "capability://file/state/notes?action=write",
+        "capability://tool?action=exec",
+        "capability://file/mem?action=read",
+    ],
+)
 def test_nothing_is_widened(table, wider) -> None:
     table.grant(1, capability.parse("capability://file/state?action=read&rate=1/s"))
-    for attempt in (lambda: table.attenuate(1, 1, capability.parse(wider)),
-                    lambda: table.delegate(1, 1, 2, capability.parse(wider))):
+    for attempt in (
+        lambda: table.attenuate(1, 1, capability.parse(wider)),
+        lambda: table.delegate(1, 1, 2, capability.parse(wider)),
+    ):
         with pytest.raises(CallError, match="is more than") as caught:
             attempt()
         assert caught.value.number == errno.EPERM
@@ -74,8 +82,12 @@ def test_who_did_not_give_cannot_take_back(table) -> None:
 def test_handles_that_were_not_given_are_nothing(table, handle) -> None:
     table.grant(1, FILES)
     table.grant(2, FILES)
-    for attempt in (lambda: table.find(1, handle), lambda: table.revoke(1, handle),
-                    lambda: table.delegate(1, handle, 2), lambda: table.use(1, handle, "read", b"", 0, 0)):
+    for attempt in (
+        lambda: table.find(1, handle),
+        lambda: table.revoke(1, handle),
+        lambda: table.delegate(1, handle, 2),
+        lambda: table.use(1, handle, "read", b"", 0, 0),
+    ):
         with pytest.raises(CallError) as caught:
             attempt()
         assert caught.value.number == errno.EBADF

@@ -159,7 +159,8 @@ def _capabilities(action: str, effect: str, mode: str | None, limits: constraint
         chosen.append(ACTIONS["file_write"])
     if effect != ALLOW:  # no agent reaches the network at all: that denial holds by itself
         chosen = [one for one in chosen if one.resource != "http"]
-    return [Capability(one.resource, parse(one.path, RESOURCE_BY_NAME[one.resource].depth), frozenset({one.action}), limits) for one in chosen]
+    return [Capability(one.resource, parse(one.path, RESOURCE_BY_NAME[one.resource].depth), frozenset({one.action}),
+                       limits) for one in chosen]
 
 
 def _everything(effect: str, mode: str | None) -> list[Meaning]:

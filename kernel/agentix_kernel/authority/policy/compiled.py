@@ -3,25 +3,26 @@
 An object is walked name by name. A state is the set of places in the rules' patterns where one may be by then; it is
 made when it is first met and remembers where each name leads, so that the cost of an answer depends on how deep an
 object lies and not on how many rules there are (Thompson 1968; a lazy subset construction). What an agent asks about
-cannot grow anything without bound: names are remembered up to NAMES_MAX in a state, states up to STATES_MAX, answers
-up to CACHE_MAX, and what is full is emptied.
+cannot grow anything without bound: a state remembers only names that are in rules, states are made anew when there are
+too many of them, and answers are forgotten when there are CACHE_MAX of an action.
 """
 
+from collections.abc import Iterable
 from typing import Final
 
 from attrs import define, field, frozen
 
 from agentix_kernel.authority.constraints import FREE, Constraints
-from agentix_kernel.authority.patterns import ANY, DEPTH, Pattern, split
+from agentix_kernel.authority.patterns import ANY, DEPTH, Name, Pattern, name_covers, split
 from agentix_kernel.authority.policy.document import Policy
 from agentix_kernel.authority.policy.rules import ALLOW, DENY, Rule
 from agentix_syscalls.capabilities import RESOURCE_BY_NAME
 
-CACHE_MAX: Final = 4096
+CACHE_MAX: Final = 2048
 OBJECT_CACHED_MAX: Final = 256
 """Bytes: answers about longer objects are not remembered."""
 STATES_MAX: Final = 1024
-NAMES_MAX: Final = 512
+"""For each action, beside as many as its patterns have names."""
 
 NO_NAME: Final = b"\0"
 """Stands for a name that no pattern spells out."""
@@ -50,18 +51,35 @@ NOT_CANONICAL: Final = Decision(allowed=False, rule="canonical objects only", me
                                 remedy="name it by where it leads")
 
 
+Globs = tuple[tuple[int, dict[bytes, tuple[tuple[int, Name | None], ...]]], ...]
+"""Names with stars, a bit for each, by what they begin with; these by their lengths. None: that is all of it."""
+
+
 @define(eq=False)
 class _State:
-    """`decision` None: it depends on the last name (an allowlist), and `candidates` are tried in order."""
+    """`decision` None: it depends on the last name (an allowlist), and `candidates` are tried in order.
+
+    A name leads on by `moves` if a pattern spells it out, else to `other` if no name with a star is ahead (None until
+    it is known), else by `branches`, by which of these names match.
+    """
 
     places: Places
     decision: Decision | None
     candidates: tuple[tuple[Constraints, Decision], ...]
-    fixed: bool
-    """No wildcard within a name leads on from here: what is not in `known` leads to `other`."""
     known: frozenset[bytes]
+    globs: Globs
     moves: dict[bytes, "_State"] = field(factory=dict[bytes, "_State"])
     other: "_State | None" = None
+    entered: bool = False
+    branches: dict[int, "_State"] = field(factory=dict[int, "_State"])
+
+
+def _by_head(names: Iterable[Name]) -> Globs:
+    found: dict[int, dict[bytes, tuple[tuple[int, Name | None], ...]]] = {}
+    for place, name in enumerate(names):
+        heads = found.setdefault(len(name[0]), {})
+        heads[name[0]] = (*heads.get(name[0], ()), (1 << place, name if name != (name[0], b"") else None))
+    return tuple(found.items())
 
 
 @define(eq=False)
@@ -70,29 +88,30 @@ class _Automaton:
 
     rules: tuple[Rule, ...]
     default: Decision
+    answers: dict[bytes, Decision] = field(init=False, factory=dict[bytes, Decision])
     states: dict[Places, _State] = field(init=False, factory=dict[Places, _State])
     start: _State = field(init=False)
     decisions: tuple[Decision, ...] = field(init=False)
     patterns: tuple[Pattern, ...] = field(init=False)
+    states_max: int = field(init=False)
     dead: _State = field(init=False)
 
     def __attrs_post_init__(self) -> None:
         self.decisions = tuple(_decision(rule) for rule in self.rules)
         self.patterns = tuple(rule.capability.path for rule in self.rules)
-        self.dead = _State(frozenset(), NOT_CANONICAL, (), fixed=True, known=frozenset())
+        self.states_max = STATES_MAX + sum(len(pattern.names) for pattern in self.patterns)
+        self.dead = _State(frozenset(), NOT_CANONICAL, (), frozenset(), ())
         self.dead.other = self.dead
         self.start = self._begin()
 
     def walk(self, obj: bytes) -> _State:
         state = self.start
         for name in obj.split(b"/"):
-            state = state.moves.get(name) or state.other or self._move(state, name)
+            state = state.moves.get(name) or state.other or self.move(state, name)
         return state
 
-    def decide(self, obj: bytes) -> Decision:
-        state = self.walk(obj)
-        if state.decision is not None:
-            return state.decision
+    def choose(self, state: _State, obj: bytes) -> Decision:
+        """Of a state without a decision of its own."""
         names = split(obj)
         return next((said for limits, said in state.candidates if limits.admit(names)), self.default)
 
@@ -121,8 +140,9 @@ class _Automaton:
     def _state(self, places: Places) -> _State:
         state = self.states.get(places)
         if state is None:
-            state = self._make(places)
-            self.states[places] = state
+            if len(self.states) >= self.states_max:
+                self.start = self._begin()
+            self.states[places] = state = self._make(places)
         return state
 
     def _make(self, places: Places) -> _State:
@@ -133,28 +153,26 @@ class _Automaton:
         decision: Decision | None = candidates[0][1] if candidates else self.default
         if candidates and candidates[0][0].allowlist is not None:
             decision = None
-        state = _State(places, decision, tuple(candidates), fixed=all(len(name) == 1 or name in {DEPTH, ANY}
-                                                                      for name in ahead),
-                       known=frozenset(name[0] for name in ahead if len(name) == 1))
-        self._fill(state)
+        state = _State(places, decision, tuple(candidates), frozenset(name[0] for name in ahead if len(name) == 1),
+                       _by_head({name for name in ahead if len(name) > 1 and name != ANY}))
+        state.moves.update({b"": state, b".": self.dead, b"..": self.dead})
         return state
 
-    def _fill(self, state: _State) -> None:
-        """The names that mean something everywhere: none at all (a doubled slash), and those of no canonical path."""
-        state.moves.clear()
-        state.moves.update({b"": state, b".": self.dead, b"..": self.dead})
-
-    def _move(self, state: _State, name: bytes) -> _State:
-        """Where a name leads that was not met here before."""
-        if len(self.states) >= STATES_MAX:
-            self.start = self._begin()
-        if state.fixed:  # all at once: `other` may only be there when what is known leads elsewhere already
+    def move(self, state: _State, name: bytes) -> _State:
+        """Where a name leads from a state that was not left yet, or has names with stars ahead."""
+        if not state.entered:  # all at once: `other` may only be there when what is known leads elsewhere already
+            state.entered = True
             state.moves.update({known: self._after(state, known) for known in state.known})
-            state.other = self._after(state, NO_NAME)
-            return state.moves.get(name, state.other)
-        if len(state.moves) >= NAMES_MAX:
-            self._fill(state)
-        state.moves[name] = after = self._after(state, name)
+            state.other = None if state.globs else self._after(state, NO_NAME)
+            return state.moves.get(name) or state.other or self.move(state, name)
+        matched = 0
+        for length, heads in state.globs:
+            for bit, glob in heads.get(name[:length], ()):
+                if glob is None or name_covers(glob, name):
+                    matched |= bit
+        after = state.branches.get(matched)
+        if after is None:
+            state.branches[matched] = after = self._after(state, name)
         return after
 
     def _after(self, state: _State, name: bytes) -> _State:
@@ -189,7 +207,7 @@ class Compiled:
 
     policy: Policy
     _automata: dict[tuple[str, str], _Automaton] = field(init=False)
-    _answers: dict[tuple[str, str, bytes], Decision] = field(init=False, factory=dict[tuple[str, str, bytes], Decision])
+
 
     def __attrs_post_init__(self) -> None:
         self._automata = {
@@ -199,18 +217,20 @@ class Compiled:
 
     def decide(self, resource: str, action: str, obj: bytes) -> Decision:
         """Whether the rules allow it, and which one says so. `obj` is canonical: names with `/` between."""
-        asked = (resource, action, obj)
-        found = self._answers.get(asked)
-        if found is not None:
-            return found
         automaton = self._automata.get((resource, action))
         if automaton is None:
             return UNKNOWN
-        found = automaton.decide(obj)
+        found = automaton.answers.get(obj)
+        if found is not None:
+            return found
+        state = automaton.start  # walk(), without its call: this is the hot path
+        for name in obj.split(b"/"):
+            state = state.moves.get(name) or state.other or automaton.move(state, name)
+        found = state.decision or automaton.choose(state, obj)
         if len(obj) <= OBJECT_CACHED_MAX:
-            if len(self._answers) >= CACHE_MAX:
-                self._answers.clear()
-            self._answers[asked] = found
+            if len(automaton.answers) >= CACHE_MAX:
+                automaton.answers.clear()  # cheaper over all than to keep an order, and seldom
+            automaton.answers[obj] = found
         return found
 
     def decide_tree(self, resource: str, action: str, obj: bytes) -> Decision:

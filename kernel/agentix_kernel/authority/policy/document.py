@@ -106,8 +106,10 @@ _BUDGET: Final[Kind] = Text("a number for its life, or a rate such as 100/min", 
 _HOST: Final = Text("an absolute path", _absolute, "/.*")
 
 LIMITS: Final = Keys((
-    Key("memory", Text("a size such as 512M", _limit(spawn.memory, read_size), SIZE, quoted=False), "memory at most"),
-    Key("cpus", Text("a number such as 0.5", _limit(types.positive, float), NUMBER, quoted=False), "processors at most"),
+    Key("memory", Text("a size such as 512M", _limit(spawn.memory, read_size), SIZE, quoted=False),
+        "memory at most"),
+    Key("cpus", Text("a number such as 0.5", _limit(types.positive, float), NUMBER, quoted=False),
+        "processors at most"),
     Key("pids", Integer(3, 4_000_000), "processes and threads at most"),
     Key("timeout", Text("a time such as 30s", _seconds), "it is killed after so long"),
 ))

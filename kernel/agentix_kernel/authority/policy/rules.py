@@ -146,7 +146,8 @@ def _build(form: Form, values: dict[str, Any]) -> Capability:
         path = f"{more}/{path}" if form.before else f"{path}/{more}"
     row = RESOURCE_BY_NAME[form.resource]
     words = (form.action,) if form.action else values["action"]
-    return Capability(row.name, patterns.parse(path, row.depth), capabilities.parse_actions(row, words, 0), limits_of(values))
+    actions = capabilities.parse_actions(row, words, 0)
+    return Capability(row.name, patterns.parse(path, row.depth), actions, limits_of(values))
 
 
 def limits_of(values: dict[str, Any]) -> Constraints:

@@ -164,16 +164,19 @@ def test_a_table_and_a_chain_have_an_end(table) -> None:
 
 
 class Machine(RuleBasedStateMachine):
-    """Agents give, narrow, take back and end in any order; the model is a list of who may hold what from whom."""
+    """Agents give, narrow, take back and end in any order. The model says from which grant each comes, and which of
+    them are ghosts: those of agents that have ended.
+    """
 
     def __init__(self) -> None:
         super().__init__()
         self.table = Holdings(lambda agent: PARENTS[agent])
         self.model: dict[tuple[int, int], tuple[int, int] | None] = {}
+        self.ghosts: set[tuple[int, int]] = set()
         self.now = 0
 
     def _pick(self, data) -> tuple[int, int]:
-        return data.draw(st.sampled_from(sorted(self.model)))
+        return data.draw(st.sampled_from(sorted(self.model.keys() - self.ghosts)))
 
     @initialize(wanted=strategies.capabilities("file"))
     def begin(self, wanted) -> None:
@@ -183,7 +186,7 @@ class Machine(RuleBasedStateMachine):
     def grant(self, agent, wanted) -> None:
         self.model[agent, self.table.grant(agent, wanted).handle] = None
 
-    @precondition(lambda self: self.model)
+    @precondition(lambda self: self.model.keys() - self.ghosts)
     @rule(data=st.data(), wanted=st.none() | strategies.capabilities("file"), child=st.none() | st.integers(1, 5))
     def derive(self, data, wanted, child) -> None:
         source = self._pick(data)
@@ -199,7 +202,7 @@ class Machine(RuleBasedStateMachine):
         assert child is None or PARENTS[child] == source[0]
         self.model[row.who, row.handle] = source
 
-    @precondition(lambda self: self.model)
+    @precondition(lambda self: self.model.keys() - self.ghosts)
     @rule(data=st.data(), by=st.sampled_from([ROOT, *PARENTS]))
     def revoke(self, data, by) -> None:
         victim = self._pick(data)
@@ -214,12 +217,27 @@ class Machine(RuleBasedStateMachine):
             assert by not in holders
             return
         assert by == ROOT or by in holders
-        ended = {key for key in gone if key not in {(row.who, row.handle) for row in rows}}
-        assert ended == set(), "everything derived is named"
-        for key in gone:
-            del self.model[key]
+        assert {(row.who, row.handle) for row in rows} == gone - self.ghosts, "everything derived is named"
+        self._drop(gone)
 
-    @precondition(lambda self: self.model)
+    @rule(agent=st.sampled_from(sorted(PARENTS)))
+    def close(self, agent) -> None:
+        mine = {key for key in self.model if key[0] == agent} - self.ghosts
+        assert {(row.who, row.handle) for row in self.table.close(agent)} == mine
+        self.ghosts |= mine
+        self._drop(set())
+
+    def _drop(self, gone: set[tuple[int, int]]) -> None:
+        """Forget these, and ghosts that nothing comes from any more."""
+        while gone:
+            for key in gone:
+                del self.model[key]
+            self.ghosts -= gone
+            gone = self.ghosts - set(self.model.values())
+        if idle := self.ghosts - set(self.model.values()):
+            self._drop(idle)
+
+    @precondition(lambda self: self.model.keys() - self.ghosts)
     @rule(data=st.data(), obj=strategies.objects, wait=st.integers(0, 10**10))
     def use(self, data, obj, wait) -> None:
         self.now += wait
@@ -237,16 +255,19 @@ class Machine(RuleBasedStateMachine):
     @invariant()
     def nobody_holds_more_than_the_chain_above(self) -> None:
         held = {(grant.holder, grant.handle): grant for agent in PARENTS for grant in self.table.held(agent)}
-        assert held.keys() == self.model.keys()
-        for key, source in self.model.items():
-            above = held[key].above
-            assert source is None or above is held[source]
-            assert above is None or held[key].capability.within(above.capability)
+        assert held.keys() == self.model.keys() - self.ghosts
+        for key, grant in held.items():
+            source = self.model[key]
+            assert (grant.above is None) == (source is None)
+            assert grant.above is None or (grant.above.holder, grant.above.handle) == source
+            assert all(grant.capability.within(above.capability) for above in grant.chain())
 
     @invariant()
     def the_tree_is_what_is_held(self) -> None:
-        assert sum(grant.held for grant in self.table.tree()) == len(self.model)
+        tree = {(grant.holder, grant.handle): grant.held for grant in self.table.tree()}
+        assert tree.keys() == self.model.keys()
+        assert {key for key, held in tree.items() if not held} == self.ghosts
 
 
 TestMachine = Machine.TestCase
-TestMachine.settings = settings(max_examples=25, stateful_step_count=25, deadline=None)
+TestMachine.settings = settings(max_examples=60, stateful_step_count=25, deadline=None)

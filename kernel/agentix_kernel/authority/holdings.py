@@ -71,7 +71,7 @@ class Holdings:
     parent_of: Callable[[int], int]
     _held: dict[int, dict[int, Grant]] = field(init=False, factory=dict[int, dict[int, Grant]])
     _next: dict[int, int] = field(init=False, factory=dict[int, int])
-    """Handles are never given twice to one agent: an old number must not mean something new."""
+    """Handles are never given twice to one agent, in no life of it: an old number must not mean something new."""
     _roots: list[Grant] = field(init=False, factory=list[Grant])
 
     def grant(self, agent: int, capability: Capability) -> Row:
@@ -108,7 +108,6 @@ class Holdings:
             grant.held = False
             rows.append(_row("close", grant))
             self._forget(grant)
-        self._next.pop(agent, None)
         return tuple(rows)
 
     def find(self, agent: int, handle: int) -> Grant:

@@ -18,7 +18,8 @@ from agentix_syscalls.errors import CallError
 
 ROOT: Final = 0
 """Who grants without holding: the operator and the policy."""
-HANDLES_MAX: Final = 1024
+HANDLES_MAX: Final = 256
+"""Of one agent: bounds what finding the right one costs."""
 DEPTH_MAX: Final = 32
 """Grants below one another: what one use costs, and how long a chain may be."""
 

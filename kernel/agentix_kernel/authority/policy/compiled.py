@@ -208,7 +208,6 @@ class Compiled:
     policy: Policy
     _automata: dict[tuple[str, str], _Automaton] = field(init=False)
 
-
     def __attrs_post_init__(self) -> None:
         self._automata = {
             (row.name, action): _Automaton(_about(self.policy, row.name, action),

@@ -219,8 +219,8 @@ def test_nothing_that_is_asked_makes_it_grow_without_bound(example) -> None:
     for n in range(compiled.CACHE_MAX + 10):
         example.decide("file", "write", b"/state/keys%d/x/y" % n)
         example.decide("file", "read", b"/state/" + b"x" * 300 + b"%d" % n)
-    automaton = example._automata["file", "write"]
-    for one in example._automata.values():
+    automaton = example._automata["file"]["write"]
+    for one in example._automata["file"].values():
         assert len(one.answers) <= compiled.CACHE_MAX
         assert all(len(obj) <= compiled.OBJECT_CACHED_MAX for obj in one.answers)
     assert len(automaton.answers) > 1
@@ -237,7 +237,7 @@ def test_states_that_are_too_many_are_made_anew(monkeypatch) -> None:
     for _ in range(200):
         obj = "/state/" + "/".join(f"{rng.choice('kx')}{rng.randrange(6)}" for _ in range(5))
         assert loaded.decide("file", "read", obj.encode()).allowed == reference.decide(policy, "file", "read", obj)[0]
-        assert len(loaded._automata["file", "read"].states) <= 5 + names
+        assert len(loaded._automata["file"]["read"].states) <= 5 + names
 
 
 @pytest.mark.parametrize("name", document.SHIPPED)

@@ -206,18 +206,20 @@ class Compiled:
     """A policy that answers. One may serve many agents: it holds no state of theirs."""
 
     policy: Policy
-    _automata: dict[tuple[str, str], _Automaton] = field(init=False)
+    _automata: dict[str, dict[str, _Automaton]] = field(init=False)
+    """By resource and action; a pair as the key would cost a fifth of an answer."""
 
     def __attrs_post_init__(self) -> None:
         self._automata = {
-            (row.name, action): _Automaton(_about(self.policy, row.name, action),
-                                           _default(row.name, action, self.policy))
-            for row in RESOURCE_BY_NAME.values() for action in row.action_names}
+            row.name: {action: _Automaton(_about(self.policy, row.name, action),
+                                          _default(row.name, action, self.policy)) for action in row.action_names}
+            for row in RESOURCE_BY_NAME.values()}
 
     def decide(self, resource: str, action: str, obj: bytes) -> Decision:
         """Whether the rules allow it, and which one says so. `obj` is canonical: names with `/` between."""
-        automaton = self._automata.get((resource, action))
-        if automaton is None:
+        try:
+            automaton = self._automata[resource][action]
+        except KeyError:
             return UNKNOWN
         found = automaton.answers.get(obj)
         if found is not None:
@@ -237,7 +239,7 @@ class Compiled:
 
         A move asks this of both its ends, for read and for write: it must not carry anything past a rule.
         """
-        automaton = self._automata.get((resource, action))
+        automaton = self._automata.get(resource, {}).get(action)
         return automaton.decide_tree(obj) if automaton is not None else UNKNOWN
 
     def starting(self) -> tuple[Rule, ...]:

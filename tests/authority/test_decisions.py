@@ -10,6 +10,7 @@ import cedarpy
 import pytest
 from authority import generate, reference
 
+from agentix_kernel import policy as today
 from agentix_kernel.authority.policy import compiled, document
 from agentix_kernel.authority.policy.compiled import Compiled
 from agentix_kernel.authority.policy.reading import BadPolicy
@@ -213,6 +214,26 @@ def test_a_move_of_what_a_rule_names_is_seen(example) -> None:
     assert example.decide_tree("call", "make", b"RENAME/state").allowed is False
     assert example.decide_tree("tool", "exec", b"").allowed is False, "an allowlist is not all of it"
     assert example.decide_tree("x", "y", b"").allowed is False
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_moves_are_denied_as_the_rules_of_today_deny_them(seed) -> None:
+    """The rules that the kernel has now (CALL:/path), said in both languages."""
+    rng = random.Random(seed)
+    denied = 0
+    for _ in range(30):
+        rules = sorted({(rng.choice(generate.CALLS), generate.path(rng, wild=0)) for _ in range(4)})
+        old = today.Policy(rules=tuple(today.parse_rule(f"{call}:{path}") for call, path in rules if path != "/"))
+        text = "version: 1\nname: moves\nmode: enforce\ndeny:\n" + "".join(
+            f"  - {{call: {call}, path: {path!r}}}\n" for call, path in rules if path != "/")
+        new = Compiled(document.load(text.encode(), "moves.yaml"))
+        for path in (generate.path(rng, wild=0).encode() for _ in range(30)):
+            for call in generate.CALLS:
+                said = new.decide("call", "make", call.encode() + path).allowed
+                said = said and (call != "RENAME" or new.decide_move(path).allowed)
+                assert said == old.decide(call, path).allowed, (text, call, path)
+                denied += not said
+    assert denied > 50
 
 
 def test_nothing_that_is_asked_makes_it_grow_without_bound(example) -> None:

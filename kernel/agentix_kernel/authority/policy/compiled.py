@@ -10,7 +10,7 @@ too many of them, and answers are forgotten when there are CACHE_MAX of an actio
 from collections.abc import Iterable
 from typing import Final
 
-from attrs import define, field, frozen
+from attrs import define, evolve, field, frozen
 
 from agentix_kernel.authority.constraints import FREE, Constraints
 from agentix_kernel.authority.patterns import ANY, DEPTH, Name, Pattern, name_covers, split
@@ -209,7 +209,11 @@ class Compiled:
     _automata: dict[str, dict[str, _Automaton]] = field(init=False)
     """By resource and action; a pair as the key would cost a fifth of an answer."""
 
+    _named: _Automaton = field(init=False)
+    """Of all paths of the tree that denials name, by whichever call or action."""
+
     def __attrs_post_init__(self) -> None:
+        self._named = _Automaton(tuple(filter(None, map(_naming, self.policy.rules))), Decision(allowed=True))
         self._automata = {
             row.name: {action: _Automaton(_about(self.policy, row.name, action),
                                           _default(row.name, action, self.policy)) for action in row.action_names}
@@ -237,14 +241,33 @@ class Compiled:
     def decide_tree(self, resource: str, action: str, obj: bytes) -> Decision:
         """The same of an object and all that is or may come to be below it: allowed when all of it is.
 
-        A move asks this of both its ends, for read and for write: it must not carry anything past a rule.
+        A move asks this of both its ends, for read and for write, and then decide_move().
         """
         automaton = self._automata.get(resource, {}).get(action)
         return automaton.decide_tree(obj) if automaton is not None else UNKNOWN
 
+    def decide_move(self, obj: bytes) -> Decision:
+        """Whether a path may be an end of a rename: it may neither carry off what a denial names by its path, nor move
+        anything out of a folder that one names or into it. It would be out of the rule's reach, or come there past it.
+        """
+        return self._named.decide_tree(obj)
+
     def starting(self) -> tuple[Rule, ...]:
         """The rules whose capabilities an agent is given at its start, in the file's order."""
         return tuple(rule for rule in self.policy.rules if rule.effect == ALLOW)
+
+
+def _naming(rule: Rule) -> Rule | None:
+    """A denial with its path alone, without the call that it is of; None if it names no path."""
+    capability = rule.capability
+    names = capability.path.names
+    if capability.resource == "call":
+        names = names[1:] if names[0] != DEPTH else names
+    elif capability.resource != "file":
+        return None
+    if rule.effect != DENY or names == (DEPTH,):
+        return None
+    return evolve(rule, capability=evolve(capability, path=Pattern(names)))
 
 
 def _about(policy: Policy, resource: str, action: str) -> tuple[Rule, ...]:

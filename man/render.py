@@ -18,6 +18,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parent))
 import blocks
 import blocks_clients  # noqa: F401 - it registers its blocks
+import blocks_policies  # noqa: F401 - likewise
 
 from agentix_kernel.authority.policy import document
 

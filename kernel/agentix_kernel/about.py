@@ -44,7 +44,7 @@ def inspect(kernel: Kernel, process: Process) -> dict[str, Any]:
     return row(kernel, process) | {
         "pid": process.sandbox.pid if process.sandbox and process.alive else 0,
         "children": sorted(process.children), "spawned": process.spawned, "spawn_max": process.policy.spawn_max,
-        "deny": [rule.text for rule in process.policy.rules],
+        "deny": list(process.policy.deny), "policy": process.policy.source.name,
         "limits": {"memory_bytes": limits.memory_bytes, "cpus": limits.cpus, "pids": limits.pids,
                    "timeout_s": limits.timeout_s},
         "environment": sorted(command.env), "cwd": command.cwd, "stdin": command.stdin,

@@ -3,8 +3,8 @@
 import errno
 
 from agentix_kernel import delivery
+from agentix_kernel.authority.policy.inforce import AUDIT, STRICT
 from agentix_kernel.kernel import Kernel
-from agentix_kernel.policy import AUDIT, STRICT
 from agentix_kernel.process import Process
 from agentix_kernel.world import DeniedCall
 from agentix_syscalls import records

@@ -16,7 +16,7 @@ from agentix_kernel.calls import handlers
 from agentix_kernel.kernel import Kernel
 from agentix_kernel.outcome import NoReplyError, Recorded
 from agentix_kernel.process import Process
-from agentix_syscalls import calls, records, wire
+from agentix_syscalls import calls, records, signals, wire
 from agentix_syscalls.calls import Call
 from agentix_syscalls.errors import CallError
 
@@ -144,7 +144,7 @@ def _run(session: Session, entry: Entry, args: list[Any]) -> Any:
         return _hello(session, *args)
     if entry.run is None and call.number != CANCEL:
         raise CallError(errno.ENOSYS, f"{call.name}: {call.support}", remedy="agentctl syscalls shows what is built")
-    if process.policy.rules:
+    if process.policy.guarded:
         judge(session.kernel, process, call, entry.path_at, args)
     if entry.run is None:
         return _cancel(session, *args)
@@ -154,23 +154,44 @@ def _run(session: Session, entry: Entry, args: list[Any]) -> Any:
 def judge(kernel: Kernel, process: Process, call: Call, path_at: tuple[int, ...], args: list[Any]) -> None:
     """Hold a call against the policy. Raises CallError(EPERM); in strict mode the caller is ended as well."""
     policy = process.policy
-    about: list[tuple[str, bytes | None]] = []
+    about: list[tuple[str, tuple[bytes, ...]]] = []
     for name in _asked(kernel, process, call, args):
-        if not policy.guards(name):
+        if name not in policy.guarded:
             continue
         if path_at:
             follow = call.name not in NAMES_A_LINK and not (call.name == "STAT" and args[1] & calls.AT_SYMLINK_NOFOLLOW)
-            about += [(name, kernel.tree.canonical(process.id, args[at], follow=follow)) for at in path_at]
+            about += [(name, (kernel.tree.canonical(process.id, args[at], follow=follow),)) for at in path_at]
         else:
-            file = process.handles.get(args[0]) if name in {"READ", "WRITE"} else None
-            about.append((name, file.path if file is not None else None))
-    for name, path in about:
-        decision = policy.decide(name, path)
+            about.append((name, _objects(kernel, process, name, args)))
+    for name, objects in about:
+        decision = policy.decide(name, *objects)
         if not decision.allowed:
-            shown = path.decode("utf-8", "replace") if path is not None else ""
+            shown = objects[0].decode("utf-8", "replace") if objects else ""
             refused = denials.violate(kernel, process, "dispatch", name, shown, decision.message, decision.rule)
             if refused is not None:
                 raise refused
+
+
+def _objects(kernel: Kernel, process: Process, name: str, args: list[Any]) -> tuple[bytes, ...]:
+    """What a call without a path is about, in each way in which rules may name it; nothing: its own name is all."""
+    if name in {"READ", "WRITE"}:
+        file = process.handles.get(args[0])
+        path = file.path if file is not None else None
+        return (path,) if path is not None else ()
+    if name == "EXEC":
+        return (args[0].encode("utf-8", "surrogateescape"),)
+    if name == "WAIT":
+        return (b"child",)
+    return signal_objects(kernel, process, args[0], args[1]) if name == "SIGNAL" else ()
+
+
+def signal_objects(kernel: Kernel, process: Process, agent: int, number: int) -> tuple[bytes, ...]:
+    """Whom a signal is for, then which; none for what its handler refuses whatever the rules say."""
+    row = signals.BY_NUMBER.get(number)
+    if row is None or (agent != process.id and agent not in process.children):
+        return ()
+    whom = ["self"] if agent == process.id else ["child", kernel.table.get(agent).name]
+    return tuple(f"{one}/{row.name}".encode() for one in whom)
 
 
 def _asked(kernel: Kernel, process: Process, call: Call, args: list[Any]) -> tuple[str, ...]:

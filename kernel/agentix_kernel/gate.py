@@ -5,8 +5,8 @@ from typing import Final
 from attrs import frozen
 
 from agentix_kernel import denials
+from agentix_kernel.authority.policy.inforce import STRICT
 from agentix_kernel.kernel import Kernel
-from agentix_kernel.policy import STRICT
 from agentix_syscalls import records
 from agentix_vfs.fuse.gate import Withheld
 from agentix_vfs.who import Who
@@ -32,7 +32,7 @@ class MountGate:
             return
         if process.doom is not None:
             raise Withheld(process.id)
-        if agent != who.agent or not process.policy.guards(call):
+        if agent != who.agent or call not in process.policy.guarded:
             return
         decision = process.policy.decide(call, path)
         if decision.allowed:

@@ -2,15 +2,16 @@
 
 import errno
 import os
+from hashlib import sha256
 from typing import Final
 
 import trio
 from attrs import evolve
 
 from agentix_kernel import delivery, denials, procfiles, rebirth, restarts
+from agentix_kernel.authority.policy.inforce import InForce
 from agentix_kernel.kernel import Given, Kernel
 from agentix_kernel.logs import AgentLog
-from agentix_kernel.policy import Policy
 from agentix_kernel.process import Command, End, Lives, Process, State, Why
 from agentix_kernel.runtimes.inforce import current
 from agentix_kernel.world import Confined, DeniedCall, Ended, LaunchError, Limits, Runtime, Watch
@@ -24,7 +25,7 @@ _SWEEP_MAX: Final = 100
 """Removed agents whose files one process erases."""
 
 
-async def spawn(kernel: Kernel, command: Command, limits: Limits, policy: Policy, name: str | None,
+async def spawn(kernel: Kernel, command: Command, limits: Limits, policy: InForce, name: str | None,
                 parent: Process | None, restart: Restart = NO_RESTART) -> tuple[Process, int]:
     """Make an agent and run it. Returns it and the sequence of the record to wait for before saying so.
 
@@ -72,6 +73,9 @@ async def begin(kernel: Kernel, process: Process) -> int:
     restarts.begun(kernel.config, process.lives, kernel.world.clock.monotonic_ns())
     correlation = kernel.next_correlation()
     kernel.record(records.SPAWN, process, phase=records.INTENT, correlation=correlation, data=_told(process))
+    text = process.policy.source.text
+    if text is not None and process.life == 1:
+        kernel.record(records.POLICY, process, data=(sha256(text).hexdigest(), process.policy.source.name))
     kernel.flush()
     try:
         await _launch(kernel, process)
@@ -102,7 +106,7 @@ def check_room(kernel: Kernel, what: str) -> None:
                         remedy="wait for one to end, or raise agents_max in the configuration")
 
 
-def _admit(kernel: Kernel, command: Command, limits: Limits, policy: Policy, name: str | None,
+def _admit(kernel: Kernel, command: Command, limits: Limits, policy: InForce, name: str | None,
            parent: Process | None, lives: Lives) -> Process:
     check_room(kernel, "spawn")
     if name is not None and name in kernel.table.by_name:
@@ -127,7 +131,7 @@ def _admit(kernel: Kernel, command: Command, limits: Limits, policy: Policy, nam
     return process
 
 
-def family_of(policy: Policy) -> int:
+def family_of(policy: InForce) -> int:
     """What a child takes of what its parent may spawn: itself, and what it may spawn in its turn. Else a chain of
     children, each of which may spawn one, would never end.
     """
@@ -167,7 +171,7 @@ def _told(process: Process) -> tuple[object, ...]:
     command, limits, policy = process.command, process.limits, process.policy
     return (process.name, process.parent, process.uid, command.kind, list(command.argv)[:64],
             [limits.memory_bytes, limits.cpus, limits.pids, limits.timeout_s],
-            [policy.mode, [rule.text for rule in policy.rules], policy.spawn_max], command.runtime, command.profile)
+            [policy.mode, list(policy.deny), policy.spawn_max, policy.source.name], command.runtime, command.profile)
 
 
 def _explain(error: LaunchError, command: Command) -> CallError:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 import trio
 from attrs import define, field, frozen
 
-from agentix_kernel.policy import Policy
+from agentix_kernel.authority.policy.inforce import InForce
 from agentix_kernel.signals import SignalState
 from agentix_kernel.world import DEFAULT_RUNTIME, Bind, Limits, Sandbox, Usage
 from agentix_syscalls.errors import CallError
@@ -163,7 +163,7 @@ class Process:
     parent: int
     command: Command
     limits: Limits
-    policy: Policy
+    policy: InForce
     started_wall_ns: int
     born_ns: int = 0
     """Monotonic time of this life's begin."""

@@ -7,9 +7,9 @@ import trio
 from attrs import define
 
 from agentix_kernel import delivery, denials, rebirth
+from agentix_kernel.authority.policy.inforce import ALLOWED
 from agentix_kernel.control import flight
 from agentix_kernel.kernel import Kernel
-from agentix_kernel.policy import ALLOW
 from agentix_kernel.process import Process
 from agentix_syscalls import signals
 from agentix_syscalls.errors import CallError
@@ -148,7 +148,7 @@ def _signal(kernel: Kernel, process: Process, who: Who, data: bytes) -> None:
     if who.uid != 0 and (who.agent != process.id or row.operator_only):
         raise CallError(errno.EPERM, f"{row.name} to agent {process.id}: not yours to send")
 
-    decision = process.policy.decide("SIGNAL") if who.agent else ALLOW
+    decision = process.policy.decide("SIGNAL", f"self/{row.name}".encode()) if who.agent else ALLOWED
     if not decision.allowed:
         refused = denials.violate(kernel, process, "signals", "SIGNAL", f"agent {process.id}", decision.message,
                                   decision.rule)

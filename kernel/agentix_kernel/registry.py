@@ -14,8 +14,9 @@ from typing import Any, Final
 
 from attrs import define, field
 
+from agentix_kernel.authority.policy import inforce
+from agentix_kernel.authority.policy.inforce import InForce, Source
 from agentix_kernel.config import UID_SPAN, Config, ConfigError
-from agentix_kernel.policy import Policy, parse_rule
 from agentix_kernel.process import Command, End, Lives, Process, State, Why
 from agentix_kernel.world import DEFAULT_RUNTIME, Bind, Limits
 from agentix_syscalls.errors import CallError
@@ -99,11 +100,13 @@ class Registry:
         if self.root is None:
             return
         command, limits, policy, end = process.command, process.limits, process.policy, process.end
+        text = policy.source.text
         row = {
             "id": process.id, "life": process.life, "name": process.name, "uid": process.uid, "parent": process.parent,
             "state": process.state.value, "kind": command.kind, "argv": command.argv, "owner": command.owner,
             "limits": [limits.memory_bytes, limits.cpus, limits.pids, limits.timeout_s],
-            "mode": policy.mode, "deny": [rule.text for rule in policy.rules], "spawn_max": policy.spawn_max,
+            "mode": policy.mode, "deny": policy.deny, "spawn_max": policy.spawn_max, "spawn_given": policy.given,
+            "policy": [policy.source.name, None if text is None else text.decode()],
             "started_wall_ns": process.started_wall_ns, "ended_wall_ns": process.ended_wall_ns,
             "runtime": command.runtime, "profile": command.profile,
             "calls": process.calls, "denials": process.denials,
@@ -143,7 +146,7 @@ class Registry:
                     found.append(_process(json.load(file)))
             except FileNotFoundError:
                 shutil.rmtree(f"{self.root}/{entry}")  # made, and its kernel died before anything ran
-            except (ValueError, KeyError, TypeError) as error:
+            except (ValueError, KeyError, TypeError, CallError) as error:
                 raise ConfigError(f"{path}: not an agent's record: {error}; move its folder away to boot without "
                                   "it") from None
         self._uids.update(process.uid for process in found)
@@ -168,13 +171,21 @@ def _process(row: dict[str, Any]) -> Process:
         runtime=row.get("runtime", DEFAULT_RUNTIME), profile=row.get("profile", ""), owner=row.get("owner", 0))
     process = Process(
         row["id"], row["life"], row["name"], row["uid"], row["parent"], command, Limits(*row["limits"]),
-        Policy(row["mode"], tuple(parse_rule(text) for text in row["deny"]), row["spawn_max"]),
+        _policy(row),
         row["started_wall_ns"], lives=Lives(parse_restart(row.get("restart", "never")), row.get("wanted", False)),
         origin=row["id"])
     process.state, process.ended_wall_ns = State(row["state"]), row["ended_wall_ns"]
     process.calls, process.denials = row["calls"], row["denials"]
     process.end = End(Why(end[0]), *end[1:]) if end else None
     return process
+
+
+def _policy(row: dict[str, Any]) -> InForce:
+    """Raises CallError for what is no policy any more: its agent is not shown as one that had less."""
+    name, text = row.get("policy", (inforce.STANDARD, None))
+    source = Source(name, None if text is None else text.encode())
+    return inforce.restored(source, row["mode"], tuple(row["deny"]), row["spawn_max"],
+                            given=row.get("spawn_given", True))
 
 
 def _replace(path: str, data: bytes) -> None:

@@ -56,6 +56,9 @@ _PATH_ERRORS = (
 _READ_ONLY = ("EROFS", "a read-only part of the tree")
 _QUOTA = ("EDQUOT", "the agent's quota is used up")
 
+_POLICY = Arg("policy", spawn.policy, "the name of a shipped one, or [file, text]")
+_BAD_POLICY = (("EINVAL", "not a policy; the message has all that is wrong, with file, line and column"),)
+
 CONTROLS: Final = (
     Control(0, "hello", "Open a connection.",
             (Arg("version", types.uint, "protocol version"),),
@@ -166,6 +169,17 @@ CONTROLS: Final = (
     Control(29, "reload", "Read the files of runtimes and profiles again, make the runtimes ready, and put them in "
             "force; when one is bad, all stays as it was.", (), "{runtimes, profiles}",
             (("EINVAL", "a file is bad, or a runtime cannot be made ready"),), root=True),
+    Control(30, "policy_check", "Read a policy as a spawn would.", (_POLICY,), "{name, mode, spawn_max, rules, limits}",
+            _BAD_POLICY),
+    Control(31, "policy_test", "What a policy says of a call, as CHECKPOLICY does.",
+            (_POLICY, Arg("call", types.text, "name, with or without SYS_"),
+             Arg("path", types.optional(types.path), "what it would be about: a path of the tree; for EXEC the tool, "
+                 "for SIGNAL self/NAME or child/NAME, for SPAWN the name", None)),
+            "{allowed, mode, rule, message}", _BAD_POLICY),
+    Control(32, "policy_diff", "What becomes different when the second policy takes the place of the first.",
+            (_POLICY, Arg("other", spawn.policy, "likewise")), "[{key, before, after, effect}, ...]", _BAD_POLICY),
+    Control(33, "policy_show", "The policy in force for an agent.", (_TARGET,),
+            "{name, source, mode, spawn_max, rules, limits}", (("ESRCH", "no such agent"),)),
 )
 
 BY_NUMBER: Final = {c.number: c for c in CONTROLS}

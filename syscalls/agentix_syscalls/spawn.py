@@ -11,6 +11,11 @@ from agentix_syscalls import types
 from agentix_syscalls.errors import CallError
 
 MODES: Final = ("strict", "enforce", "audit")
+POLICIES: Final = ("strict", "standard", "audit")
+"""Policies that are shipped, by name."""
+POLICY_MAX_BYTES: Final = 64 << 10
+CALLED_MAX: Final = 255
+"""Characters of what a policy's file is called: each of its rules says it."""
 KINDS: Final = ("script", "module", "exec")
 """script: a Python file run in the forked interpreter; module: `-m`, likewise; exec: any executable."""
 
@@ -38,6 +43,19 @@ def mode(value: Any) -> str:
     if read not in MODES:
         raise types.BadArgument(f"{read!r} is not a mode: {', '.join(MODES)}")
     return read
+
+
+def policy(value: Any) -> tuple[str, bytes | None]:
+    """The name of a shipped policy, and None; or what a file is called, and its text."""
+    if type(value) in {list, tuple} and len(value) == 2 and value[1] is not None:
+        called, text = types.text(value[0]), types.data(value[1])
+        if not called or not called.isprintable() or len(called) > CALLED_MAX:
+            raise types.BadArgument(f"{called[:64]!r} is not what a file may be called here")
+        return called, text
+    called = types.text(value[0] if type(value) in {list, tuple} and len(value) == 2 else value)
+    if called not in POLICIES:
+        raise types.BadArgument(f"{called[:64]!r} is no policy that is shipped: {', '.join(POLICIES)}")
+    return called, None
 
 
 @frozen
@@ -127,11 +145,15 @@ OPTIONS: Final = (
     Option("cpus", types.positive, "--cpus N", "processors, as a number such as 0.5 (default 1)", inherited=True),
     Option("pids", pids, "--pids N", "processes and threads at most (default 64)", inherited=True),
     Option("timeout_s", types.positive, "--timeout TIME", "kill it after so many seconds", inherited=True),
+    Option("policy", policy, "--policy FILE|NAME", "what it may and may not: a file, see agentix-policy(5), or strict, "
+           "standard (default), audit", agent_may=False, inherited=True),
     Option("deny", types.texts, "--deny CALL[:PATH]", "deny a call, below a path of its tree if one is given",
            inherited=True),
-    Option("mode", mode, "--mode MODE", "what a violation does: strict kills, enforce (default) refuses, audit records",
+    Option("mode", mode, "--mode MODE", "what a violation does: strict kills, enforce refuses, audit records (default: "
+           "as the policy says)",
            inherited=True),
-    Option("spawn_max", types.uint, "--spawn-max N", "agents it may spawn in its life (default 0)", inherited=True),
+    Option("spawn_max", types.uint, "--spawn-max N", "agents it may spawn in its life (default 0, or its policy's)",
+           inherited=True),
     Option("stdin", types.boolean, "-i", "keep its stdin open: fed by `run`, or by `agentctl attach`", agent_may=False,
            profile=False),
     Option("terminal", terminal, "-t", "give it a terminal of its own", agent_may=False, profile=False),

@@ -10,8 +10,7 @@ import cedarpy
 import pytest
 from authority import generate, reference
 
-from agentix_kernel import policy as today
-from agentix_kernel.authority.policy import compiled, document
+from agentix_kernel.authority.policy import compiled, document, inforce
 from agentix_kernel.authority.policy.compiled import Compiled
 from agentix_kernel.authority.policy.reading import BadPolicy
 
@@ -216,22 +215,37 @@ def test_a_move_of_what_a_rule_names_is_seen(example) -> None:
     assert example.decide_tree("x", "y", b"").allowed is False
 
 
+def _denied(rules: list[tuple[str, str]], call: str, path: str) -> bool:
+    """Denials of calls by plain prefixes, and of renames of what a rule names or below it: the slow way."""
+    names = [name for name in path.split("/") if name]
+    for denied, prefix in rules:
+        parts = prefix.split("/")[1:]
+        common = min(len(parts), len(names))
+        if call == denied and names[:len(parts)] == parts:
+            return True
+        if call == "RENAME" and names[:common] == parts[:common]:
+            return True
+    return False
+
+
 @pytest.mark.parametrize("seed", range(5))
-def test_moves_are_denied_as_the_rules_of_today_deny_them(seed) -> None:
-    """The rules that the kernel has now (CALL:/path), said in both languages."""
+def test_calls_and_moves_are_denied_by_whole_names(seed) -> None:
+    """Rules as a command line has them (CALL:/path), and the same in a document."""
     rng = random.Random(seed)
     denied = 0
     for _ in range(30):
         rules = sorted({(rng.choice(generate.CALLS), generate.path(rng, wild=0)) for _ in range(4)})
-        old = today.Policy(rules=tuple(today.parse_rule(f"{call}:{path}") for call, path in rules if path != "/"))
+        rules = [(call, path) for call, path in rules if path != "/"]
+        line = inforce.make(deny=tuple(f"{call}:{path}" for call, path in rules))
         text = "version: 1\nname: moves\nmode: enforce\ndeny:\n" + "".join(
-            f"  - {{call: {call}, path: {path!r}}}\n" for call, path in rules if path != "/")
+            f"  - {{call: {call}, path: {path!r}}}\n" for call, path in rules)
         new = Compiled(document.load(text.encode(), "moves.yaml"))
-        for path in (generate.path(rng, wild=0).encode() for _ in range(30)):
+        for path in (generate.path(rng, wild=0) for _ in range(30)):
             for call in generate.CALLS:
-                said = new.decide("call", "make", call.encode() + path).allowed
-                said = said and (call != "RENAME" or new.decide_move(path).allowed)
-                assert said == old.decide(call, path).allowed, (text, call, path)
+                said = new.decide("call", "make", f"{call}{path}".encode()).allowed
+                said = said and (call != "RENAME" or new.decide_move(path.encode()).allowed)
+                assert said == line.decide(call, path.encode()).allowed, (text, call, path)
+                assert said != _denied(rules, call, path), (text, call, path)
                 denied += not said
     assert denied > 50
 

@@ -10,13 +10,13 @@ from sim.disk import SimDisk
 from sim.machine import SimMachine
 
 from agentix_kernel import lifecycle
+from agentix_kernel.authority.policy.inforce import make
 from agentix_kernel.config import Config, load
 from agentix_kernel.dispatch import Session, serve
 from agentix_kernel.journal import read
 from agentix_kernel.journal.journal import Journal
 from agentix_kernel.journal.key import Key
 from agentix_kernel.kernel import Kernel
-from agentix_kernel.policy import Policy
 from agentix_kernel.process import Command
 from agentix_kernel.registry import Registry
 from agentix_kernel.world import Limits, World
@@ -98,7 +98,7 @@ class Bench:
         self.kernel.on_fault = self.faults.append
 
     async def agent(self, policy=None, name=None, parent=None):
-        policy = Policy() if policy is None else policy
+        policy = make() if policy is None else policy
         process, _ = await lifecycle.spawn(self.kernel, Command("exec", ("agent",)), Limits(), policy, name, parent)
         return process
 

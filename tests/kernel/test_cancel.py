@@ -8,8 +8,8 @@ import trio.testing
 from sim.machine import SimMachine
 
 from agentix_kernel import delivery
+from agentix_kernel.authority.policy.inforce import make
 from agentix_kernel.dispatch import serve
-from agentix_kernel.policy import Policy, parse_rule
 from agentix_syscalls import calls, records, signals, wire
 
 USR2 = 1 << (signals.SIGUSR2 - 1)
@@ -37,7 +37,7 @@ async def cancelled(door, user_data=WAITING):
     (calls.SYS_SIGWAIT, (USR2, None)), (calls.SYS_SIGWAIT, (USR2, 60.0)), (calls.SYS_WAIT, (-1, 0, None)),
 ])
 async def test_a_call_that_waits_is_cancelled(bench, number, args):
-    door = await bench.door(policy=Policy(spawn_max=1))
+    door = await bench.door(policy=make(spawn_max=1))
     await bench.agent(parent=door.process)
     begin(door, number, *args)
     await trio.testing.wait_all_tasks_blocked()
@@ -106,7 +106,7 @@ async def test_only_calls_of_the_own_connection(bench):
 
 
 async def test_a_rule_may_deny_it(bench):
-    door = await bench.door(policy=Policy("enforce", (parse_rule("CANCEL"),)))
+    door = await bench.door(policy=make(mode="enforce", deny=("CANCEL",)))
     begin(door, calls.SYS_SIGWAIT, USR2, None)
     assert await cancelled(door) == (errno.EPERM, [])
 
@@ -129,7 +129,7 @@ async def test_a_cancelled_tool_is_killed(bench, monkeypatch):
 
 async def test_a_spawn_that_has_begun_is_finished_and_told(bench, monkeypatch):
     """Its agent is there: the caller hears its id, or it would have a child that it knows nothing of."""
-    door = await bench.door(policy=Policy(spawn_max=2))
+    door = await bench.door(policy=make(spawn_max=2))
     at_work, go_on = trio.Event(), trio.Event()
     launch = SimMachine.launch
 
@@ -148,7 +148,7 @@ async def test_a_spawn_that_has_begun_is_finished_and_told(bench, monkeypatch):
 
 
 async def test_a_spawn_that_has_not_begun_makes_no_agent(bench):
-    door = await bench.door(policy=Policy(spawn_max=2))
+    door = await bench.door(policy=make(spawn_max=2))
     begin(door, calls.SYS_SPAWN, "exec", ["child"])
     assert await cancelled(door) == (None, [errno.ECANCELED])
     assert (door.process.children, door.process.spawned) == (set(), 0)

@@ -9,8 +9,8 @@ from attrs import evolve
 from sim.machine import SimMachine
 
 from agentix_kernel import delivery, dispatch
+from agentix_kernel.authority.policy.inforce import make
 from agentix_kernel.dispatch import serve
-from agentix_kernel.policy import Policy, parse_rule
 from agentix_kernel.process import State
 from agentix_kernel.world import LaunchError
 from agentix_syscalls import calls, records, signals, wire
@@ -46,13 +46,13 @@ async def test_a_broken_handler_that_waits(bench, monkeypatch):
 
 
 async def test_a_kernel_that_shuts_down_takes_no_agents(bench):
-    door = await bench.door(policy=Policy(spawn_max=2))
+    door = await bench.door(policy=make(spawn_max=2))
     bench.kernel.shutting = True
     assert await door.finish(calls.SYS_SPAWN, "exec", ["x"]) == errno.ESHUTDOWN
 
 
 async def test_no_memory_for_another_process(bench, monkeypatch):
-    door = await bench.door(policy=Policy(spawn_max=2))
+    door = await bench.door(policy=make(spawn_max=2))
     async def launch(*_args):
         raise LaunchError(errno.ENOMEM, "clone", "Cannot allocate memory")
     monkeypatch.setattr(SimMachine, "launch", launch)
@@ -115,7 +115,7 @@ async def test_a_stopped_agent_is_answered_when_it_continues(bench):
 
 
 async def test_a_doomed_agent_is_never_answered(bench):
-    strict = Policy("strict", (parse_rule("MKDIR"),))
+    strict = make(mode="strict", deny=("MKDIR",))
     door = await bench.door(policy=strict)
     count = len(door.replies)
     serve(door.session, calls.SYS_MKDIR, 0, 1, wire.pack(("state/x",)))
@@ -162,7 +162,7 @@ async def test_as_many_calls_that_wait_at_once(bench, monkeypatch):
 
 
 async def test_denials_are_told_with_their_rule(bench):
-    door = await bench.door(policy=Policy("enforce", (parse_rule("OPEN:/state"),)))
+    door = await bench.door(policy=make(mode="enforce", deny=("OPEN:/state",)))
     assert door.call(calls.SYS_OPEN, "state/../state/x") == errno.EPERM
     _, message, rule, remedy = door.replies[-1][2][:4]
     assert (message, rule) == ("OPEN /state/x is denied", "deny OPEN:/state")

@@ -4,7 +4,7 @@ import trio
 import trio.testing
 
 from agentix_kernel import delivery, lifecycle
-from agentix_kernel.policy import Policy
+from agentix_kernel.authority.policy.inforce import make
 from agentix_kernel.process import End, State, Why
 from agentix_kernel.world import Ended
 from agentix_syscalls import records, signals
@@ -46,7 +46,7 @@ async def test_stops_and_continues_end_as_the_last_one_says(bench):
 
 
 async def test_a_parent_that_ends_leaves_orphans_and_buries_zombies(bench):
-    parent = await bench.agent(policy=Policy(spawn_max=2))
+    parent = await bench.agent(policy=make(spawn_max=2))
     living, zombie = await bench.agent(parent=parent), await bench.agent(parent=parent)
     lifecycle.doom(bench.kernel, zombie, End(Why.KILLED, signal="SIGKILL"))
     await settle()

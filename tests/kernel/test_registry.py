@@ -7,8 +7,8 @@ import os
 import pytest
 from attrs import evolve
 
+from agentix_kernel.authority.policy.inforce import make
 from agentix_kernel.config import Config, ConfigError, load
-from agentix_kernel.policy import Policy, parse_rule
 from agentix_kernel.process import Command, End, Lives, Process, State, Why
 from agentix_kernel.registry import Registry, claim_range
 from agentix_kernel.world import Bind, Limits
@@ -25,7 +25,7 @@ def root(tmp_path):
 
 def agent(registry, **more):
     number = registry.next_id()
-    policy = Policy("strict", (parse_rule("WRITE:/state"),), 3)
+    policy = make(mode="strict", deny=("WRITE:/state",), spawn_max=3)
     made = Process(number, 1, f"agent-{number}", registry.claim_uid(), 0, Command("exec", ("sleep", "1")),
                    Limits(timeout_s=2.5), policy, 1234)
     for name, value in more.items():
@@ -40,7 +40,7 @@ def test_an_agent_comes_back_as_it_was(root):
     found, = Registry(root, 5000).load()
     assert (found.id, found.uid, found.name, found.state, found.end) == (1, 5000, "agent-1", State.DEAD, end)
     assert (found.limits.timeout_s, found.policy.mode, found.policy.spawn_max) == (2.5, "strict", 3)
-    assert [rule.text for rule in found.policy.rules] == ["WRITE:/state"]
+    assert found.policy.deny == ("WRITE:/state",)
     assert (found.calls, found.denials, found.ended_wall_ns) == (7, 2, 99)
 
 

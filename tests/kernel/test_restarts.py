@@ -10,7 +10,7 @@ import pytest
 import trio
 
 from agentix_kernel import delivery, lifecycle, rebirth, restarts
-from agentix_kernel.policy import Policy
+from agentix_kernel.authority.policy.inforce import make
 from agentix_kernel.process import Command, End, State, Why
 from agentix_kernel.world import Bind, Ended, LaunchError, Limits
 from agentix_syscalls import calls, records, signals
@@ -22,7 +22,7 @@ ALWAYS, ON_FAILURE = Restart("always"), Restart("on-failure")
 
 async def spawn(bench, restart, binds=(), **policy):
     process, _ = await lifecycle.spawn(bench.kernel, Command("exec", ("agent",), binds=binds), Limits(),
-                                       Policy(**policy), None, None, restart)
+                                       make(**policy), None, None, restart)
     return process
 
 
@@ -201,7 +201,7 @@ async def test_nothing_is_restarted_in_a_shutdown(bench, autojump_clock):
 async def test_what_a_life_spawned_ends_with_its_restart(bench, autojump_clock):
     """Orphans, too: a chain of them would outlast any number of lives."""
     first = await spawn(bench, ALWAYS, spawn_max=2)
-    child = await bench.agent(policy=Policy(spawn_max=1), parent=first)
+    child = await bench.agent(policy=make(spawn_max=1), parent=first)
     orphan = await bench.agent(parent=child)
     lifecycle.doom(bench.kernel, child, End(Why.KILLED, signal="SIGKILL"))
     await child.over.wait()
@@ -333,7 +333,7 @@ async def test_a_restart_in_a_shutdown_is_refused(bench, autojump_clock):
 
 
 async def test_a_zombie_is_its_parents(bench, autojump_clock):
-    parent = await bench.agent(policy=Policy(spawn_max=1))
+    parent = await bench.agent(policy=make(spawn_max=1))
     child = await bench.agent(parent=parent)
     send(bench, child, signals.SIGKILL)
     await child.gone.wait()
@@ -343,7 +343,7 @@ async def test_a_zombie_is_its_parents(bench, autojump_clock):
 
 
 async def test_a_restarted_child_stays_its_parents(bench, autojump_clock):
-    parent = await bench.agent(policy=Policy(spawn_max=1))
+    parent = await bench.agent(policy=make(spawn_max=1))
     child = await bench.agent(parent=parent)
     second = await rebirth.restart(bench.kernel, child, ())
     assert (second.parent, parent.children) == (parent.id, {second.id})

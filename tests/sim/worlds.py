@@ -11,13 +11,13 @@ from sim.machine import SimAgent, SimMachine, Violation
 from trio.testing import MockClock
 
 from agentix_kernel import delivery, lifecycle, rebirth
+from agentix_kernel.authority.policy.inforce import make
 from agentix_kernel.config import Config, load
 from agentix_kernel.journal import read
 from agentix_kernel.journal.journal import Journal
 from agentix_kernel.journal.key import Key
 from agentix_kernel.journal.verify import verify
 from agentix_kernel.kernel import Kernel
-from agentix_kernel.policy import Policy, parse_rule
 from agentix_kernel.process import Command, Process, State
 from agentix_kernel.registry import Registry
 from agentix_kernel.world import Limits
@@ -165,8 +165,8 @@ class World:
 
     async def spawn(self, kernel: Kernel) -> None:
         rng = self.rng
-        rules = tuple(parse_rule(text) for text in rng.sample(RULES, rng.randrange(3)))
-        policy = Policy(rng.choice(["strict", "enforce", "audit"]), rules, rng.randrange(4))
+        rules = tuple(rng.sample(RULES, rng.randrange(3)))
+        policy = make(mode=rng.choice(["strict", "enforce", "audit"]), deny=rules, spawn_max=rng.randrange(4))
         limits = Limits(timeout_s=rng.choice([None, None, 3.0]))
         try:
             _, seq = await lifecycle.spawn(kernel, Command("exec", ("agent",)), limits, policy, None, None,

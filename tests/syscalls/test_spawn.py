@@ -19,7 +19,7 @@ GOOD = {
 
 def test_every_option_is_read() -> None:
     assert parse_options(GOOD, by_agent=True) == GOOD
-    assert set(spawn.BY_NAME) - set(GOOD) == {"binds", "stdin", "terminal", "profile", "runtime", "restart"}
+    assert set(spawn.BY_NAME) - set(GOOD) == {"binds", "stdin", "terminal", "profile", "runtime", "restart", "policy"}
     assert parse_options({}, by_agent=False) == {}
 
 

@@ -25,7 +25,7 @@ ROW = {
     "code": None,
     "signal": None, "started_wall_ns": 1, "ended_wall_ns": 90_000_000_001, "cpu_us": 1_500_000,
     "memory_bytes": 12 << 20, "processes": 3, "calls": 4, "denials": 0, "kind": "module", "argv": ["bot", "a b"],
-    "mode": "enforce", "runtime": "default", "profile": "", "degraded": [], "next": "",
+    "mode": "enforce", "runtime": "default", "profile": "", "degraded": [], "next": "", "rule": "",
 }
 RECORD = {
     "seq": 12, "wall_ns": 1, "mono_ns": 1, "agent": 7, "life": 1, "kind": "denial", "phase": "event",
@@ -439,12 +439,12 @@ def test_tables_need_no_kernel(operator):
     assert operator.fake.seen == []
 
 
-@pytest.mark.parametrize("name", [*VERBS, "audit verify"])
+@pytest.mark.parametrize("name", [*VERBS, "audit verify", "policy check", "policy test", "policy diff", "policy show"])
 def test_each_help_is_narrow_and_has_examples(operator, name):
     result = operator.run(*name.split(), "--help")
     assert result.exit_code == 0
     assert max(map(len, result.stdout.splitlines())) <= 80
-    assert name == "audit" or "Examples:" in result.stdout
+    assert name in {"audit", "policy"} or "Examples:" in result.stdout
 
 
 def test_the_help_of_all(operator):

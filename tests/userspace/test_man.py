@@ -13,10 +13,10 @@ import pytest
 from agentix import aio, libc
 from agentix.agentctl.cli import VERBS
 from agentix_kernel import boot, config, daemon, procfiles
+from agentix_kernel.authority.policy.inforce import make
 from agentix_kernel.confine import syscalls_table
 from agentix_kernel.layers.table import LAYERS
 from agentix_kernel.layers.verify import CHECKS
-from agentix_kernel.policy import Policy, parse_rule
 from agentix_kernel.runtimes import files
 from agentix_syscalls import calls, errors, records, signals
 
@@ -95,7 +95,7 @@ def test_agentd_has_its_options_and_the_steps_of_its_boot():
 
 def test_each_file_of_proc_and_policy_has_its_place_and_its_keys():
     text = page("agentix-tree.5")
-    process = cast("Any", SimpleNamespace(policy=Policy(rules=(parse_rule("UNLINK"),))))
+    process = cast("Any", SimpleNamespace(policy=make(deny=("UNLINK",))))
     assert all(f".It Pa proc/{name}\n" in text for name in procfiles.proc(cast("Any", None), process))
     assert all(f".It Pa policy/{name}\n" in text for name in procfiles.policy(cast("Any", None), process))
     keys = re.findall(r'"([A-Z][A-Za-z]+)": ', inspect.getsource(procfiles))

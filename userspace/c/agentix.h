@@ -177,8 +177,8 @@ struct agx_spawn_options {
     int64_t pids; // processes and threads at most (default 64)
     double timeout_s; // kill it after so many seconds
     const char *const *deny; // deny a call, below a path of its tree if one is given
-    const char *mode; // what a violation does: strict kills, enforce (default) refuses, audit records
-    int64_t spawn_max; // agents it may spawn in its life (default 0)
+    const char *mode; // what a violation does: strict kills, enforce refuses, audit records (default: as the policy says)
+    int64_t spawn_max; // agents it may spawn in its life (default 0, or its policy's)
 // END c-spawn-options
 };
 

@@ -4,6 +4,7 @@ import errno
 from typing import Any
 
 from agentix_kernel import about
+from agentix_kernel.authority.policy.inforce import ALLOWED, ASKS, AUDIT, InForce, Verdict
 from agentix_kernel.kernel import Kernel
 from agentix_kernel.process import Process
 from agentix_syscalls import calls
@@ -14,19 +15,28 @@ def checkpolicy(kernel: Kernel, process: Process, name: str, path: bytes | None)
     call = calls.find(name)
     if call is None:
         raise CallError(errno.EINVAL, f"CHECKPOLICY: no call is named {name!r}", remedy="agentctl syscalls lists them")
-    policy = process.policy
-    if call.name == "SPAWN" and process.spawned >= policy.spawn_max:
-        return [False, policy.mode, f"spawn at most {policy.spawn_max}", "no (more) children"]
-    canonical = None if path is None else kernel.tree.canonical(process.id, path)
-    decision = policy.decide(call.name, canonical)
-    allowed = decision.allowed or policy.mode == "audit"
-    return [allowed, policy.mode, decision.rule, decision.message]
+    objects: tuple[bytes, ...] = ()
+    if path is not None:
+        objects = (kernel.tree.canonical(process.id, path) if ASKS[call.name].path else path.strip(b"/"),)
+    found = checked(process.policy, call.name, objects, process.spawned)
+    return [found.allowed or process.policy.mode == AUDIT, process.policy.mode, found.rule, found.message]
+
+
+def checked(policy: InForce, call: str, objects: tuple[bytes, ...], spawned: int = 0) -> Verdict:
+    """What a policy says of a call by all its rules: of OPEN that to read, as O_RDONLY asks, of a spawn its number."""
+    names = {"OPEN": ("OPEN", "READ"), "TRUNCATE": ("TRUNCATE", "WRITE")}.get(call, (call,))
+    found = next((one for one in (policy.decide(name, *objects) for name in names) if not one.allowed), ALLOWED)
+    if call != "SPAWN" or not found.allowed:
+        return found
+    if spawned >= policy.spawn_max:
+        return Verdict(allowed=False, rule=f"spawn at most {policy.spawn_max}", message="no (more) children")
+    return policy.decide_spawn(objects[0].decode("utf-8", "surrogateescape") if objects else None)
 
 
 def getpolicy(kernel: Kernel, process: Process) -> list[Any]:
     del kernel
     policy = process.policy
-    return [policy.mode, [rule.text for rule in policy.rules], policy.spawn_max]
+    return [policy.mode, policy.rules(), policy.spawn_max]
 
 
 def rusage(kernel: Kernel, process: Process) -> list[int]:

@@ -9,10 +9,11 @@ import trio
 from attrs import evolve
 
 from agentix_kernel import delivery, denials, lifecycle
+from agentix_kernel.authority.policy.document import Bounds
+from agentix_kernel.authority.policy.inforce import InForce
 from agentix_kernel.config import Config
 from agentix_kernel.kernel import Kernel
 from agentix_kernel.outcome import NoReplyError, Recorded
-from agentix_kernel.policy import Policy, parse_rule
 from agentix_kernel.process import Command, End, Process, State, Why
 from agentix_kernel.world import DEFAULT_RUNTIME, Bind, Limits
 from agentix_syscalls import calls, signals
@@ -40,9 +41,14 @@ def command_of(kind: str, argv: tuple[str, ...], options: dict[str, Any], binds:
                    profile=options.get("profile", ""), owner=own.owner if own is not None else owner)
 
 
-def limits_of(options: dict[str, Any], config: Config) -> Limits:
-    return Limits(options.get("memory_bytes", config.memory_bytes), options.get("cpus", config.cpus),
-                  options.get("pids", config.pids), options.get("timeout_s"))
+def limits_of(options: dict[str, Any], config: Config, policy: InForce | None = None) -> Limits:
+    """What is asked for, else what the policy gives, else what the configuration does; none over the policy's."""
+    bounds = policy.policy.limits if policy is not None else Bounds()
+    most = Limits(bounds.memory_bytes, bounds.cpus, bounds.pids, bounds.timeout_s)
+    wanted = Limits(options.get("memory_bytes", bounds.memory_bytes or config.memory_bytes),
+                    options.get("cpus", bounds.cpus or config.cpus), options.get("pids", bounds.pids or config.pids),
+                    options.get("timeout_s", bounds.timeout_s))
+    return least(most, wanted)
 
 
 def least(parent: Limits, wanted: Limits) -> Limits:
@@ -60,6 +66,11 @@ def _spent(process: Process) -> str:
     return f"the {count} agents that it may spawn are spawned, or promised to its children"
 
 
+def _refused(kernel: Kernel, process: Process, what: str) -> CallError:
+    rule = f"spawn at most {process.policy.spawn_max}"
+    return denials.refuse(kernel, process, "dispatch", "SPAWN", what, _spent(process), rule)
+
+
 def _left(kernel: Kernel, process: Process) -> Limits:
     """The parent's limits, of its time what is left: or a chain of children would live on and on."""
     limits = process.limits
@@ -68,23 +79,23 @@ def _left(kernel: Kernel, process: Process) -> Limits:
     return evolve(limits, timeout_s=max(0.001, limits.timeout_s - lifecycle.lived_s(kernel, process)))
 
 
-def rules_of(options: dict[str, Any]) -> tuple[Any, ...]:
-    return tuple(parse_rule(text) for text in options.get("deny", ()))
-
-
 def spawn(kernel: Kernel, process: Process, kind: str, argv: tuple[str, ...],
           options: dict[str, Any] | None) -> Coroutine[Any, Any, Any]:
     checked = table.parse_options(options or {}, by_agent=True)
     command = command_of(kind, argv, checked, (), own=process.command)
-    policy = process.policy.narrowed(checked.get("mode"), rules_of(checked), checked.get("spawn_max"))
+    if process.spawned >= process.policy.spawn_max:  # first: what follows costs more
+        raise _refused(kernel, process, argv[0])
+    policy = process.policy.narrowed(checked.get("mode"), checked.get("deny", ()), checked.get("spawn_max"))
+    decision = process.policy.decide_spawn(checked.get("name"))
+    if not decision.allowed:
+        raise denials.refuse(kernel, process, "dispatch", "SPAWN", argv[0], decision.message, decision.rule)
     if process.spawned + lifecycle.family_of(policy) > process.policy.spawn_max:
-        rule = f"spawn at most {process.policy.spawn_max}"
-        raise denials.refuse(kernel, process, "dispatch", "SPAWN", argv[0], _spent(process), rule)
+        raise _refused(kernel, process, argv[0])
     limits = least(_left(kernel, process), limits_of(checked, kernel.config))
     return _spawn(kernel, process, command, limits, policy, checked.get("name"))
 
 
-async def _spawn(kernel: Kernel, process: Process, command: Command, limits: Limits, policy: Policy,
+async def _spawn(kernel: Kernel, process: Process, command: Command, limits: Limits, policy: InForce,
                  name: str | None) -> Any:
     await trio.lowlevel.checkpoint_if_cancelled()  # the last chance: what has begun is finished, and its id is told
     inherited = tuple(evolve(bind, source_fd=os.dup(bind.source_fd)) for bind in process.command.binds)

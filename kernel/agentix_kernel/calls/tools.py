@@ -17,7 +17,9 @@ def exec_(kernel: Kernel, process: Process, name: str, arguments: dict[str, Any]
     if tool is None:
         raise CallError(errno.ENOENT, f"EXEC: no tool is named {name!r}", remedy="tools: " + ", ".join(tools.TOOLS))
     command = tool.read(arguments)
-    return _exec(kernel, process, name, command, timeout_s or kernel.config.tool_timeout_s)
+    most = process.policy.tool_timeout_s(name)
+    wanted = timeout_s or kernel.config.tool_timeout_s
+    return _exec(kernel, process, name, command, wanted if most is None else min(wanted, most))
 
 
 async def _exec(kernel: Kernel, process: Process, name: str, command: tuple[str, ...], timeout_s: float) -> Any:

@@ -9,10 +9,10 @@ from typing import Any, Final
 
 from attrs import define, evolve, field, frozen
 
+from agentix_kernel.authority.policy.inforce import Source, make
 from agentix_kernel.config import Config, ConfigError, Key, check_path, read_keys, shown
 from agentix_kernel.confine import template
 from agentix_kernel.confine.zygotes import mark
-from agentix_kernel.policy import parse_rule
 from agentix_kernel.runtimes.interpreter import Interpreter, look
 from agentix_kernel.world import DEFAULT_RUNTIME, Bind, Runtime, identity
 from agentix_syscalls import spawn, types
@@ -43,6 +43,12 @@ def _pairs(value: Any) -> tuple[tuple[str, str], ...]:
     return tuple(pairs)
 
 
+def _policy(value: Any) -> tuple[str, bytes | None]:
+    """A shipped name, or the absolute path of a file, whose text is read later."""
+    word = types.text(value)
+    return (spawn.absolute(word), b"") if word.startswith("/") else spawn.policy(word)
+
+
 _DOC: Final = Key("doc", "", types.text, "a line about it, for agentctl's listings")
 RUNTIME_KEYS: Final = (
     Key("python", None, spawn.absolute, "the interpreter, or the folder of a virtual environment (default: the "
@@ -54,7 +60,8 @@ RUNTIME_KEYS: Final = (
     _DOC,
 )
 PROFILE_KEYS: Final = (
-    *(Key(option.name, None, option.type, option.doc) for option in spawn.OPTIONS if option.profile),
+    *(Key(option.name, None, _policy if option.name == "policy" else option.type, option.doc)
+      for option in spawn.OPTIONS if option.profile),
     Key("binds_ro", (), _pairs, "host folders or files to show inside, read-only, each as HOST:PATH; those of the "
         "spawn are added"),
     _DOC,
@@ -167,9 +174,10 @@ def _look(path: str, python: str) -> Interpreter:
 def _profile(config: Config, name: str, path: str) -> Profile:
     given = read_keys(path, _PROFILE_KEYS, PROFILES_PAGE)
     doc, pairs = given.pop("doc", ""), given.pop("binds_ro", ())
+    if "policy" in given:
+        given["policy"] = _read_policy(path, given["policy"])
     try:
-        for rule in given.get("deny", ()):
-            parse_rule(rule)
+        make(Source(*given.get("policy", ())), deny=given.get("deny", ()), spawn_max=given.get("spawn_max"))
     except CallError as error:
         raise ConfigError(f"{path}: {error.message}") from None
     binds: list[Bind] = []
@@ -184,6 +192,19 @@ def _profile(config: Config, name: str, path: str) -> Profile:
             os.close(bind.source_fd)
         raise
     return Profile(name, path, doc, given, tuple(binds))
+
+
+def _read_policy(path: str, source: tuple[str, bytes | None]) -> tuple[str, bytes | None]:
+    """With the text of its file, which must be root's: it says what agents may."""
+    name, text = source
+    if text is None:
+        return source
+    try:
+        check_path(name, "and with it what agents may do; chown it to root and chmod it")
+        with open(name, "rb") as file:
+            return spawn.policy((name, file.read(spawn.POLICY_MAX_BYTES + 1)))
+    except (OSError, types.BadArgument, ConfigError) as error:
+        raise ConfigError(f"{path}: policy: {error}") from None
 
 
 def _check_source(config: Config, path: str, source: str) -> None:

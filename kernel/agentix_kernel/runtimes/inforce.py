@@ -172,6 +172,8 @@ def profiles(kernel: Kernel) -> list[dict[str, Any]]:
 
 def _profile_row(kernel: Kernel, profile: Profile) -> dict[str, Any]:
     options = {name: value for name, value in profile.options.items() if name not in {"env", "runtime"}}
+    if "policy" in options:
+        options["policy"], _ = options["policy"]
     return {
         "name": profile.name, "runtime": profile.options.get("runtime", DEFAULT_RUNTIME), "options": options,
         "agents": _living(kernel, "profile", profile.name),

@@ -83,6 +83,7 @@ VERBS: Final = {
     "runtimes": Entry("runtimes", "list runtimes: which interpreters agents run in"),
     "profiles": Entry("runtimes", "list profiles: named limits and settings"),
     "reload": Entry("runtimes", "read runtimes and profiles again"),
+    "policy": Entry("policies", "read, ask and compare policies"),
     "completion": Entry("completion", "print the script that completes this in a shell"),
 }
 

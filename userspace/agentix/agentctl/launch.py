@@ -24,6 +24,8 @@ from agentix.agentctl.cli import (
     verb,
 )
 from agentix.agentctl.format import print_json, read_duration, read_size
+from agentix.agentctl.policies import complaints
+from agentix.agentctl.policies import read as read_policy
 from agentix.control import Client
 from agentix_syscalls import spawn as table
 from agentix_syscalls import types
@@ -137,6 +139,8 @@ def _given(options: dict[str, Any]) -> dict[str, Any]:
         given["env"] = (*given.get("env", ()), f"TERM={os.environ.get('TERM', 'dumb')}")
     if "env" in given:
         given["env"] = dict(variable(word) for word in given["env"])
+    if "policy" in given:
+        given["policy"] = read_policy(given["policy"])
     for name, value in given.items():
         check_option(name, value)
     return given
@@ -220,7 +224,8 @@ def _spawn(client: Client, command: Command, given: dict[str, Any], fds: list[in
     try:
         spawned: dict[str, Any] = client.call("spawn", command.kind, command.argv, given, descriptors=fds)
     except CallError as error:
-        raise Failure(explain(error), _STATUSES.get(error.number, AGENTIX_FAILED)) from None
+        said = complaints(error) if "policy" in given and "\n" in error.message else explain(error)
+        raise Failure(said, _STATUSES.get(error.number, AGENTIX_FAILED)) from None
     return spawned
 
 

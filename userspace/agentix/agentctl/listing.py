@@ -26,9 +26,11 @@ class Column:
 
 
 def why(row: Row) -> str:
-    """As in: exit 3; killed SIGKILL; without landlock."""
+    """As in: exit 3; killed SIGKILL; policy SIGPOLICY, deny MKDIR; without landlock."""
     result = row["signal"] or ("" if row["code"] is None else str(row["code"]))
     words = [f"{row['why']} {result}".strip()] if row["why"] else []
+    if row["rule"] and words:
+        words[0] += f", {row['rule']}"
     if row["next"]:
         words.append(row["next"])
     if row["degraded"]:

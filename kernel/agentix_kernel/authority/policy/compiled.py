@@ -46,6 +46,18 @@ class Decision:
     remedy: str = ""
     constraints: Constraints = FREE
 
+    @property
+    def denies(self) -> bool:
+        """A rule denies it, rather than that none allows it."""
+        return not self.allowed and self.rule.startswith(f"{DENY} ")
+
+    @property
+    def shown(self) -> str:
+        """The rule as people read it, with its file and line if it stands in one."""
+        if not self.file:
+            return self.rule
+        return f"{self.file}:{self.line}: {self.rule}" if self.line else f"{self.file}: {self.rule}"
+
 
 NOT_CANONICAL: Final = Decision(allowed=False, rule="canonical objects only", message="'.' or '..' in an object",
                                 remedy="name it by where it leads")
@@ -126,6 +138,12 @@ class _Automaton:
         found = min((i for i, place in state.places if self._covers_all(i, place)), default=None)
         return self.decisions[found] if found is not None else self.default
 
+    def leads(self, obj: bytes) -> bool:
+        """Whether something at or below an object may be allowed: a denial that has been reached has all below it."""
+        places = self.walk(obj).places
+        return any(self.rules[i].effect == ALLOW for i, _ in places) and not any(
+            self.rules[i].effect == DENY and place == len(self.patterns[i].names) for i, place in places)
+
     def _covers_all(self, i: int, place: int) -> bool:
         """Whether any names may follow: a `**` stands here, and nothing behind it."""
         names = self.rules[i].capability.path.names
@@ -184,6 +202,8 @@ class _Automaton:
 
 
 def _decision(rule: Rule) -> Decision:
+    if not rule.mark.line:
+        return Decision(rule.effect == ALLOW, rule.text, message="denied", constraints=rule.capability.constraints)
     if rule.effect == ALLOW:
         return Decision(True, rule.text, rule.mark.file, rule.mark.line, constraints=rule.capability.constraints)
     return Decision(False, rule.text, rule.mark.file, rule.mark.line, f"denied by {rule.mark}",
@@ -198,6 +218,7 @@ def _default(resource: str, action: str, policy: Policy) -> Decision:
                     f"a line under allow: in {policy.file}, such as capability://{resource}/...?action={action}")
 
 
+ALLOWED: Final = Decision(allowed=True)
 UNKNOWN: Final = Decision(allowed=False, rule="default deny", message="no such action of such a resource")
 
 
@@ -251,6 +272,33 @@ class Compiled:
         anything out of a folder that one names or into it. It would be out of the rule's reach, or come there past it.
         """
         return self._named.decide_tree(obj)
+
+    @property
+    def names_paths(self) -> bool:
+        """Whether decide_move() may ever refuse."""
+        return bool(self._named.rules)
+
+    def decide_way(self, obj: bytes) -> Decision:
+        """Whether the attributes of a path may be asked for: if it may be read or written, or is on the way to what
+        may. Otherwise nothing below a folder that no rule allows could be reached by name.
+        """
+        read = self.decide("file", "read", obj)
+        if read.allowed or self.decide("file", "write", obj).allowed:
+            return ALLOWED
+        return ALLOWED if any(one.leads(obj) for one in self._automata["file"].values()) else read
+
+    def allows_any(self, resource: str, action: str) -> bool:
+        return any(rule.effect == ALLOW for rule in self._automata[resource][action].rules)
+
+    def allows_all(self, resource: str, action: str, space: Pattern) -> bool:
+        """Whether all objects of a pattern are allowed without constraints. May say no when unsure."""
+        rules = self._automata[resource][action].rules
+        return not any(rule.effect == DENY for rule in rules) and any(
+            space.within(rule.capability.path) and rule.capability.constraints == FREE for rule in rules)
+
+    def default(self, resource: str, action: str) -> Decision:
+        """What holds when no rule is about it."""
+        return self._automata[resource][action].default
 
     def starting(self) -> tuple[Rule, ...]:
         """The rules whose capabilities an agent is given at its start, in the file's order."""

@@ -33,7 +33,7 @@ from agentix_kernel.authority.policy.rules import ALLOW, DENY, Rule, RuleKind
 from agentix_syscalls import spawn, types
 
 VERSION: Final = 1
-SHIPPED: Final = ("strict", "standard", "audit")
+SHIPPED: Final = spawn.POLICIES
 SCHEMA_FILE: Final = "policy.schema.json"
 
 

@@ -32,15 +32,19 @@ TREE: Final = ("ipc", "mem", "policy", "proc", "state", "tools")
 
 @frozen
 class Rule:
-    """What is allowed or denied, and where it is written. A denial's path has all below it."""
+    """What is allowed or denied, and where it is written. A denial's path has all below it.
+
+    A rule of a command line has no line; `written` is how it was said there, if not as a capability.
+    """
 
     effect: str
     capability: Capability
     mark: Mark
+    written: str = ""
 
     @property
     def text(self) -> str:
-        return f"{self.effect} {self.capability}"
+        return f"{self.effect} {self.written or self.capability}"
 
 
 @frozen

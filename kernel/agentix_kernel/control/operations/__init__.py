@@ -6,10 +6,20 @@ from collections.abc import Callable
 from types import ModuleType
 from typing import Any, Final
 
-from agentix_kernel.control.operations import agents, change, files, kernel, launch, programs, record, runtimes
+from agentix_kernel.control.operations import (
+    agents,
+    change,
+    files,
+    kernel,
+    launch,
+    policies,
+    programs,
+    record,
+    runtimes,
+)
 from agentix_syscalls.control import CONTROLS
 
-ROOMS: Final = (kernel, launch, programs, agents, record, change, files, runtimes)
+ROOMS: Final = (kernel, launch, programs, agents, record, change, files, runtimes, policies)
 
 
 def _find(name: str) -> Callable[..., Any]:

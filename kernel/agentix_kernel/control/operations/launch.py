@@ -5,9 +5,9 @@ import stat
 from typing import TYPE_CHECKING, Any
 
 from agentix_kernel import descriptors, lifecycle, rebirth
-from agentix_kernel.calls.processes import command_of, limits_of, rules_of
+from agentix_kernel.calls.processes import command_of, limits_of
 from agentix_kernel.control import rights
-from agentix_kernel.policy import DEFAULT_MODE, Policy
+from agentix_kernel.control.operations import policies
 from agentix_kernel.process import Process
 from agentix_kernel.runtimes import inforce
 from agentix_kernel.world import Bind
@@ -27,12 +27,12 @@ async def spawn(client: "Client", kind: str, argv: tuple[str, ...], options: dic
         binds = tuple(_bind(client, fd, row) for fd, row in zip(fds, wanted, strict=True))
         checked, more = inforce.complete(kernel, table.parse_options(options, by_agent=False))
         fds += [bind.source_fd for bind in more]
-        policy = Policy(checked.get("mode", DEFAULT_MODE), rules_of(checked), checked.get("spawn_max", 0))
+        policy = await policies.asked(checked)
         command = command_of(kind, argv, checked, binds + more, owner=client.peer.uid)
     except BaseException:
         descriptors.close(kernel, fds)
         raise
-    process, seq = await lifecycle.spawn(kernel, command, limits_of(checked, kernel.config), policy,
+    process, seq = await lifecycle.spawn(kernel, command, limits_of(checked, kernel.config, policy), policy,
                                          checked.get("name"), None, table.restart(checked.get("restart", "never")))
     await kernel.settle(seq)
     return {"id": process.id, "life": process.life, "name": process.name, "uid": process.uid}

@@ -1,0 +1,323 @@
+"""The policy in force for one agent: a document, and what its spawn added to it, as rules of the same kind.
+
+Whatever asks about an agent (the dispatch of calls, the mount, signals, CHECKPOLICY) asks InForce.decide by the name of
+a call; ASKS says what each call asks of the rules.
+"""
+
+import errno
+from collections.abc import Mapping
+from functools import lru_cache
+from typing import Final
+from weakref import WeakValueDictionary
+
+from attrs import evolve, field, frozen
+
+from agentix_kernel.authority import capability as capabilities
+from agentix_kernel.authority.constraints import FREE, Constraints
+from agentix_kernel.authority.patterns import DEPTH, Malformed, Pattern, name_covers, parse
+from agentix_kernel.authority.policy import agents_md, document
+from agentix_kernel.authority.policy.compiled import Compiled, Decision
+from agentix_kernel.authority.policy.document import Policy
+from agentix_kernel.authority.policy.reading import BadPolicy, Complaint, Mark
+from agentix_kernel.authority.policy.rules import ALLOW, DENY, Rule, rule
+from agentix_syscalls import calls
+from agentix_syscalls.capabilities import SELF
+from agentix_syscalls.errors import CallError
+from agentix_syscalls.spawn import MODES, POLICIES
+
+STRICT, ENFORCE, AUDIT = MODES
+STANDARD: Final = "standard"
+DENIALS_MAX: Final = 256
+"""Denials beside a document, those of its ancestors counted."""
+UNBOUNDED: Final = 10**9
+"""What agents may be spawned when the document allows it and says no number."""
+UNNAMED: Final = b"agent-0"
+"""An agent that is given no name is called agent-N: what allows such names allows it."""
+COMMAND_LINE: Final = Mark("", 0, 0)
+
+ALL: Final = (parse(""),)
+_SPACES: Final[Mapping[str, tuple[Pattern, ...]]] = {
+    "signal:send": (parse("self", 2), parse("child", 2)), "agent:wait": (parse("child", 1),),
+    "tool:exec": (parse("", 1),)}
+"""All objects that calls ask about, where not every path is one: who may all of it is not asked any more."""
+
+
+@frozen
+class Source:
+    """Which document: a shipped one by name, or what a file is called and its text."""
+
+    name: str = STANDARD
+    text: bytes | None = field(default=None, repr=False)
+
+
+@frozen
+class Ask:
+    """What a call asks of the rules beside its own name: nothing (resource ""), or an action on objects."""
+
+    resource: str
+    action: str
+    path: bool
+    """Its object is a path: then denials of calls may name it."""
+    space: tuple[Pattern, ...]
+
+
+@frozen
+class Verdict:
+    """What the rules say of a call; the mode is the caller's business. `rule` has its file and line, if it has any."""
+
+    allowed: bool
+    rule: str = ""
+    message: str = ""
+
+
+ALLOWED: Final = Verdict(allowed=True)
+_BROUGHT: Final = frozenset({"OPEN", "SPAWN"})
+"""OPEN brings READ, WRITE and TRUNCATE along, as its flags say; a spawn is asked by InForce.decide_spawn."""
+
+
+def _ask(call: calls.Call) -> Ask:
+    path = bool(call.paths) or call.name in {"READ", "WRITE"}
+    if call.name in _BROUGHT or call.capability == SELF.name:
+        return Ask("", "", path, ())
+    resource, _, action = call.capability.partition(":")
+    return Ask(resource, action, path, _SPACES.get(call.capability, ALL))
+
+
+ASKS: Final = {call.name: _ask(call) for call in calls.CALLS}
+
+
+def read(source: Source) -> Policy:
+    """Read a document that this version can enforce. Takes up to some 100 ms. Raises BadPolicy with all complaints."""
+    if source.text is None:
+        return _shipped(source.name)
+    load = agents_md.load if source.name.endswith(".md") else document.load
+    policy = load(source.text, source.name)
+    complaints = [Complaint(one.mark, wrong) for one in policy.rules if (wrong := _unenforced(one)) is not None]
+    start = Mark(policy.file, 1, 1)
+    complaints += [Complaint(start, f"{name} are not enforced in this version{instead}: take them out")
+                   for name, there, instead in (("budgets", policy.budgets, ""),
+                                                ("binds", policy.binds, ", --bind and --bind-ro are")) if there]
+    if sum(_is_spawn(one) for one in policy.rules) > 1:
+        complaints.append(Complaint(start, "more than one rule allows to spawn: their numbers would be one; say it in "
+                                    "one rule, with an allowlist for several names"))
+    if complaints:
+        raise BadPolicy(complaints)
+    return policy
+
+
+@lru_cache
+def _shipped(name: str) -> Policy:
+    if name not in POLICIES:
+        raise CallError(errno.EINVAL, f"there is no policy {name!r}", remedy="shipped: " + ", ".join(POLICIES))
+    return document.load_shipped(name)
+
+
+def _is_spawn(one: Rule) -> bool:
+    return one.effect == ALLOW and one.capability.resource == "agent" and "spawn" in one.capability.actions
+
+
+def _unenforced(one: Rule) -> str | None:
+    """Which of a rule's constraints no enforcer of this version holds: read over, it would allow more than it says."""
+    limits = one.capability.constraints
+    held = Constraints(allowlist=limits.allowlist, max=limits.max if _is_spawn(one) else None,
+                       timeout_ns=limits.timeout_ns if one.capability.resource == "tool" else None)
+    names = [name for name, value in limits.written() if (name, value) not in held.written()]
+    if _is_spawn(one) and limits.max is not None and len(one.capability.actions) > 1:
+        return "max is of action spawn alone: say the other actions in a rule of their own"
+    return f"{', '.join(names)}: not enforced in this version for {one.capability.resource}" if names else None
+
+
+def denial(text: str) -> Rule:
+    """Read `CALL` or `CALL:/path` of a command line. Raises CallError(EINVAL) that says what is wrong with it."""
+    name, colon, path = text.partition(":")
+    call = calls.find(name)
+    if call is None:
+        raise CallError(errno.EINVAL, f"deny {text!r}: no system call is named {name!r}",
+                        remedy="agentctl syscalls lists them")
+    if colon and not path.startswith("/"):
+        raise CallError(errno.EINVAL, f"deny {text!r}: the path must start with '/' (the root of the agent's tree)")
+    if colon and not ASKS[call.name].path:
+        raise CallError(errno.EINVAL, f"deny {text!r}: {call.name} is not about a path")
+    try:
+        found = capabilities.Capability("call", parse(call.name + path), frozenset({"make"}))
+    except Malformed as error:
+        raise CallError(errno.EINVAL, f"deny {text!r}: {error.message}") from None
+    made = rule(DENY, found, COMMAND_LINE, [])
+    assert made is not None, "what was asked above is all that is wrong with a denial of a call"
+    return evolve(made, written=text)
+
+
+@frozen(eq=False)
+class InForce:
+    """An agent's policy. `deny` is as it was written beside the document; `spawn_max` counts all it may spawn.
+
+    `given`: what the spawn of the agent, or an ancestor's, said of spawning beside the document.
+    """
+
+    source: Source
+    compiled: Compiled
+    mode: str
+    deny: tuple[str, ...]
+    spawn_max: int
+    given: bool
+    guarded: frozenset[str]
+    """Names of the calls that the rules must be asked about; any other is allowed."""
+
+    @property
+    def policy(self) -> Policy:
+        return self.compiled.policy
+
+    def decide(self, call: str, *objects: bytes) -> Verdict:
+        """What the rules say of a call on an object, given in each way in which rules may name it.
+
+        Objects are as the row of the resource says, paths canonical. Without one: whether it is denied altogether.
+        """
+        if call not in self.guarded:
+            return ALLOWED
+        ask, compiled = ASKS[call], self.compiled
+        name = call.encode()
+        found = compiled.decide("call", "make", name + objects[0] if ask.path and objects else name)
+        if not found.allowed:
+            return _told(call, objects, found)
+        if call == "RENAME" and objects:
+            return self._decide_move(objects[0])
+        if not ask.resource:
+            return ALLOWED
+        if call == "STAT" and objects:
+            found = compiled.decide_way(objects[0])
+        elif objects:
+            found = _either([compiled.decide(ask.resource, ask.action, one) for one in objects])
+        elif not compiled.allows_any(ask.resource, ask.action):
+            found = compiled.default(ask.resource, ask.action)
+        return ALLOWED if found.allowed else _told(call, objects, found)
+
+    def _decide_move(self, path: bytes) -> Verdict:
+        for action in ("read", "write"):
+            found = self.compiled.decide_tree("file", action, path)
+            if not found.allowed:
+                return _told("RENAME", (path,), found)
+        found = self.compiled.decide_move(path)
+        if found.allowed:
+            return ALLOWED
+        shown = path.decode("utf-8", "replace")
+        return Verdict(allowed=False, rule=found.shown, message=f"RENAME {shown} would move what the rule is about")
+
+    def decide_spawn(self, name: str | None) -> Verdict:
+        """Whether an agent of this name may be spawned. How many may be is `spawn_max`."""
+        wanted = name.encode() if name is not None else UNNAMED
+        found = self.compiled.decide("agent", "spawn", wanted)
+        return ALLOWED if found.allowed else _told("SPAWN", (wanted,), found)
+
+    def tool_timeout_s(self, name: str) -> float | None:
+        """The most that the rule which allows a tool gives one run of it."""
+        found = self.compiled.decide("tool", "exec", name.encode("utf-8", "surrogateescape"))
+        return found.constraints.timeout_ns / 1e9 if found.constraints.timeout_ns is not None else None
+
+    def narrowed(self, mode: str | None, deny: tuple[str, ...], spawn_max: int | None) -> "InForce":
+        """A child's policy: all of this one's rules and more, never a softer mode, never more children."""
+        wanted = mode or self.mode
+        if MODES.index(wanted) > MODES.index(self.mode):
+            raise CallError(errno.EPERM, f"spawn: mode {wanted} is softer than the parent's {self.mode}",
+                            rule="a child has at most what its parent has")
+        count = 0 if spawn_max is None else spawn_max
+        if count > self.spawn_max:
+            raise CallError(errno.EPERM, f"spawn: spawn_max {count} is over the parent's {self.spawn_max}",
+                            rule="a child has at most what its parent has")
+        return _made(self.source, _base(self), wanted, self.deny + deny, count, given=self.given)
+
+    def rules(self) -> list[str]:
+        """The rules as people read them."""
+        return list(_texts(self.compiled))
+
+    def describe(self) -> str:
+        """The text of policy/effective."""
+        head = f"Mode:\t{self.mode}\nSpawnMax:\t{self.spawn_max}\nPolicy:\t{self.policy.name}\n"
+        return head + _described(self.compiled)
+
+
+@lru_cache(maxsize=64)
+def _texts(compiled: Compiled) -> tuple[str, ...]:
+    """Kept: there may be thousands, and an agent may ask as often as it likes."""
+    return tuple(one.text for one in compiled.policy.rules)
+
+
+@lru_cache(maxsize=64)
+def _described(compiled: Compiled) -> str:
+    lines: list[str] = []
+    for one, text in zip(compiled.policy.rules, _texts(compiled), strict=True):
+        where = f" ({one.mark.file}:{one.mark.line})" if one.mark.line else ""
+        lines.append(f"{one.effect.capitalize()}:\t{text.partition(' ')[2]}{where}\n")
+    return "".join(lines)
+
+
+def _base(inforce: InForce) -> Policy:
+    """The document without what was added: that stands behind its rules, and has no line."""
+    return evolve(inforce.policy, rules=tuple(one for one in inforce.policy.rules if one.mark.line))
+
+
+def _either(found: list[Decision]) -> Decision:
+    """Of one object under several names: denied by a rule under any of them, or else allowed under any."""
+    denied = next((one for one in found if one.denies), None)
+    return denied or next((one for one in found if one.allowed), found[0])
+
+
+def _told(call: str, objects: tuple[bytes, ...], found: Decision) -> Verdict:
+    what = f"{call} {objects[0].decode('utf-8', 'replace')}" if objects else call
+    message = f"{what} is denied" if found.denies else f"{what}: {found.message}"
+    return Verdict(allowed=False, rule=found.shown, message=message)
+
+
+def make(source: Source | None = None, *, mode: str | None = None, deny: tuple[str, ...] = (),
+         spawn_max: int | None = None) -> InForce:
+    """A policy from a document and what a command line adds; None: as the document says.
+
+    Raises CallError(EINVAL): BadPolicy for the document, or what is wrong with the rest.
+    """
+    source = source or Source()
+    policy = read(source)
+    count = spawn_max if spawn_max is not None else _count(policy)
+    return _made(source, policy, mode or policy.mode, deny, count, given=spawn_max is not None)
+
+
+def restored(source: Source, mode: str, deny: tuple[str, ...], spawn_max: int, *, given: bool) -> InForce:
+    """A policy as it was, of an agent that an earlier kernel made. Raises CallError(EINVAL)."""
+    return _made(source, read(source), mode, deny, spawn_max, given=given)
+
+
+def _count(policy: Policy) -> int:
+    found = next(filter(_is_spawn, policy.rules), None)
+    if found is None:
+        return 0
+    most = found.capability.constraints.max
+    return UNBOUNDED if most is None else most
+
+
+_SHARED: Final[WeakValueDictionary[object, Compiled]] = WeakValueDictionary()
+"""What agents of one document and the same additions share."""
+
+
+def _made(source: Source, policy: Policy, mode: str, deny: tuple[str, ...], spawn_max: int, *, given: bool) -> InForce:
+    deny = tuple(dict.fromkeys(deny))
+    if len(deny) > DENIALS_MAX:
+        raise CallError(errno.EINVAL, f"over {DENIALS_MAX} denials beside the policy",
+                        remedy="write them into a policy's file")
+    key = (source, deny, spawn_max if given else None)
+    compiled = _SHARED.get(key)
+    if compiled is None:
+        more = [denial(text) for text in deny]
+        if given and spawn_max:
+            more.append(Rule(ALLOW, capabilities.Capability(
+                "agent", parse("", 1), frozenset({"spawn"}), evolve(FREE, max=spawn_max)), COMMAND_LINE))
+        _SHARED[key] = compiled = Compiled(evolve(policy, rules=(*policy.rules, *more)))
+    return InForce(source, compiled, mode, deny, spawn_max, given, _guarded(compiled))
+
+
+def _guarded(compiled: Compiled) -> frozenset[str]:
+    denied = [one.capability.path.names[0] for one in compiled.policy.rules
+              if one.effect == DENY and one.capability.resource == "call"]
+    guarded = {name for name, ask in ASKS.items() if ask.resource and not all(
+        compiled.allows_all(ask.resource, ask.action, space) for space in ask.space)}
+    guarded |= {name for name in ASKS if any(first == DEPTH or name_covers(first, name.encode()) for first in denied)}
+    if compiled.names_paths or not compiled.allows_all("file", "read", ALL[0]):
+        guarded.add("RENAME")
+    return frozenset(guarded)

@@ -1,0 +1,72 @@
+"""Policies: reading one as a spawn would, asking it, comparing two, and which one an agent has.
+
+A document is read in a thread, one at a time: it is bounded, but takes longer than the loop may wait.
+"""
+
+import errno
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+
+import trio
+from attrs import asdict
+
+from agentix_kernel.authority.policy import compare
+from agentix_kernel.authority.policy.inforce import ASKS, AUDIT, InForce, Source, make, read
+from agentix_kernel.calls.info import checked
+from agentix_syscalls import calls
+from agentix_syscalls.errors import CallError
+
+if TYPE_CHECKING:
+    from agentix_kernel.control.server import Client
+
+READERS: Final = trio.CapacityLimiter(1)
+"""Reading holds the interpreter's lock for most of the time: several would only take more of the loop's."""
+_Policy = tuple[str, bytes | None]
+_T = TypeVar("_T")
+
+
+async def _beside(work: Callable[[], _T]) -> _T:
+    return await trio.to_thread.run_sync(work, limiter=READERS)
+
+
+async def asked(options: dict[str, Any]) -> InForce:
+    """The policy that a spawn's options ask for. Raises CallError(EINVAL) with all that is wrong."""
+    def work() -> InForce:
+        return make(Source(*options.get("policy", ())), mode=options.get("mode"), deny=options.get("deny", ()),
+                    spawn_max=options.get("spawn_max"))
+    return await _beside(work) if "policy" in options else work()
+
+
+async def policy_check(client: "Client", policy: _Policy) -> dict[str, Any]:
+    del client
+    return _told(await _beside(lambda: make(Source(*policy))))
+
+
+async def policy_test(client: "Client", policy: _Policy, name: str, path: bytes | None) -> dict[str, Any]:
+    del client
+    call = calls.find(name)
+    if call is None:
+        raise CallError(errno.EINVAL, f"policy: no call is named {name[:64]!r}", remedy="agentctl syscalls lists them")
+    if path is not None and ASKS[call.name].path and not path.startswith(b"/"):
+        raise CallError(errno.EINVAL, "policy: the path must start with '/', the root of the agent's tree")
+    found = await _beside(lambda: make(Source(*policy)))
+    said = checked(found, call.name, () if path is None else (path,))
+    return {"allowed": said.allowed or found.mode == AUDIT, "mode": found.mode, "rule": said.rule,
+            "message": said.message}
+
+
+async def policy_diff(client: "Client", policy: _Policy, other: _Policy) -> list[dict[str, Any]]:
+    del client
+    changes = await _beside(lambda: compare.diff(read(Source(*policy)), read(Source(*other))))
+    return [asdict(change) for change in changes]
+
+
+async def policy_show(client: "Client", target: Any) -> dict[str, Any]:
+    return _told(client.kernel.table.find(target).policy)
+
+
+def _told(policy: InForce) -> dict[str, Any]:
+    rules = [{"effect": one.effect, "rule": one.text.partition(" ")[2], "file": one.mark.file, "line": one.mark.line}
+             for one in policy.policy.rules]
+    return {"name": policy.policy.name, "source": policy.source.name, "mode": policy.mode,
+            "spawn_max": policy.spawn_max, "rules": rules, "limits": asdict(policy.policy.limits)}

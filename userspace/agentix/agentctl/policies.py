@@ -1,0 +1,129 @@
+"""The verb policy: read, ask and compare policies, and show which one an agent has."""
+
+from typing import Any, Final
+
+import click
+
+from agentix.agentctl import format as show
+from agentix.agentctl.cli import FAILED, Failure, Which, json_option, read_agent, verb
+from agentix.control import Client
+from agentix_syscalls import spawn as table
+from agentix_syscalls import types
+from agentix_syscalls.errors import CallError
+
+_METAVAR: Final = "FILE|NAME"
+
+
+def read(word: str) -> tuple[str, bytes | None]:
+    """A shipped policy by name, or a file's name and text, read with the rights of whoever runs this.
+
+    Raises Failure.
+    """
+    if word in table.POLICIES:
+        return word, None
+    try:
+        with open(word, "rb") as file:
+            text = file.read(table.POLICY_MAX_BYTES + 1)  # one too many is refused by who reads it, by its name
+        called = word if len(word) <= table.CALLED_MAX else word.rpartition("/")[2]
+        return table.policy((called, text))  # pyright: ignore[reportReturnType] - a text was given
+    except OSError as error:
+        shipped = f"shipped are {', '.join(table.POLICIES)}" if "/" not in word else ""
+        raise Failure(f"{show.printable(word)}: {error.strerror}", remedy=shipped) from None
+    except types.BadArgument as error:
+        raise Failure(str(error)) from None
+
+
+def complaints(error: CallError) -> str:
+    """All that is wrong with a policy, a line each: what they quote of it has no line ends."""
+    return "\n".join(show.printable(line) for line in error.message.split("\n"))
+
+
+def _call(client: Client, operation: str, *args: Any) -> Any:
+    try:
+        return client.call(operation, *args)
+    except CallError as error:
+        if "\n" in error.message:
+            raise Failure(complaints(error)) from None
+        raise
+
+
+@click.group()
+def policy() -> None:
+    """Read, ask and compare policies; see agentix-policy(5)."""
+
+
+@verb(name="check", examples=(
+    ("agentctl policy check bot.yaml", "status 1 and all complaints, with line and column"),
+    ("agentctl policy check standard --json", "what a shipped one says, for a program"),
+))
+@json_option
+@click.argument("policy", metavar=_METAVAR)
+def policy_check(which: Which, policy: str, *, as_json: bool) -> None:
+    """Read a policy as a spawn would. Nothing is run."""
+    with which.connect() as client:
+        found = _call(client, "policy_check", read(policy))
+    if as_json:
+        show.print_json(found)
+    else:
+        click.echo(f"{show.printable(policy)}: {show.printable(found['name'])}, mode {found['mode']}, "
+                   f"{len(found['rules'])} rules")
+
+
+@verb(name="test", examples=(
+    ("agentctl policy test bot.yaml --call WRITE --path /state/x", "status 1 if it is refused, and by which line"),
+    ("agentctl policy test strict --call EXEC --path shell.execute", "may it run this tool?"),
+))
+@json_option
+@click.option("--call", required=True, metavar="CALL", help="The system call, as agentctl syscalls lists it.")
+@click.option("--path", metavar="PATH", help="What it is about: a path of the agent's tree; for EXEC the tool, for "
+              "SIGNAL self/NAME or child/NAME, for SPAWN the name.")
+@click.argument("policy", metavar=_METAVAR)
+def policy_test(which: Which, policy: str, call: str, path: str | None, *, as_json: bool) -> int:
+    """Ask a policy about a call, without an agent. The exit status is 1 when it would be refused."""
+    with which.connect() as client:
+        found = _call(client, "policy_test", read(policy), call, path)
+    if as_json:
+        show.print_json(found)
+    else:
+        told = "allowed" if found["allowed"] else "refused"
+        why = f": {found['message']} ({found['rule']})" if found["rule"] else ""
+        click.echo(f"{told}{show.printable(why)}")
+    return 0 if found["allowed"] else FAILED
+
+
+@verb(name="diff", examples=(
+    ("agentctl policy diff old.yaml new.yaml", "what would be wider, what narrower"),
+    ("agentctl policy diff standard bot.yaml", "beside the default"),
+))
+@json_option
+@click.argument("old", metavar=_METAVAR)
+@click.argument("new", metavar=_METAVAR)
+def policy_diff(which: Which, old: str, new: str, *, as_json: bool) -> None:
+    """Compare two policies: what becomes different when the second takes the place of the first."""
+    with which.connect() as client:
+        found = _call(client, "policy_diff", read(old), read(new))
+    if as_json:
+        show.print_json(found)
+    else:
+        show.table(("EFFECT", "KEY", "BEFORE", "AFTER"), (
+            (row["effect"], row["key"], row["before"] or "-", row["after"] or "-") for row in found))
+
+
+@verb(name="show", examples=(("agentctl policy show scout", "its rules, with file and line"),))
+@json_option
+@click.argument("agent", metavar="AGENT", type=read_agent)
+def policy_show(which: Which, agent: int | str, *, as_json: bool) -> None:
+    """Show the policy in force for an agent."""
+    with which.connect() as client:
+        found = client.call("policy_show", agent)
+    if as_json:
+        show.print_json(found)
+        return
+    show.facts((name, found[name]) for name in ("name", "source", "mode", "spawn_max"))
+    show.table(("EFFECT", "RULE", "WHERE"), (
+        (row["effect"], row["rule"], f"{row['file']}:{row['line']}" if row["line"] else "spawn")
+        for row in found["rules"]))
+
+
+for _verb in (policy_check, policy_test, policy_diff, policy_show):
+    policy.add_command(_verb)

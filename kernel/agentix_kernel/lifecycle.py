@@ -2,6 +2,7 @@
 
 import errno
 import os
+import re
 from hashlib import sha256
 from typing import Final
 
@@ -9,7 +10,7 @@ import trio
 from attrs import evolve
 
 from agentix_kernel import delivery, denials, procfiles, rebirth, restarts
-from agentix_kernel.authority.policy.inforce import InForce
+from agentix_kernel.authority.policy.inforce import AUDIT, InForce
 from agentix_kernel.kernel import Given, Kernel
 from agentix_kernel.logs import AgentLog
 from agentix_kernel.process import Command, End, Lives, Process, State, Why
@@ -20,6 +21,9 @@ from agentix_syscalls.errors import CallError
 from agentix_syscalls.spawn import Restart
 
 NO_RESTART: Final = Restart()
+
+_CWD: Final = "/agent/self/mem/working"
+_OWN_TREE: Final = re.compile(r"/+agent/+(?:self|[0-9]+)(?=/|\Z)")
 
 _SWEEP_MAX: Final = 100
 """Removed agents whose files one process erases."""
@@ -35,6 +39,7 @@ async def spawn(kernel: Kernel, command: Command, limits: Limits, policy: InForc
     (ENOENT, EACCES, ENOEXEC are the command's). Nothing is left of a failed one but its records.
     """
     try:
+        _check_cwd(command, policy)
         with trio.CancelScope(shield=True):  # who asked may go away; a half-made agent may not stay
             lives = Lives(restart, wanted=restarts.wants(restart))
             process = _admit(kernel, command, limits, policy, name, parent, lives)
@@ -45,6 +50,18 @@ async def spawn(kernel: Kernel, command: Command, limits: Limits, policy: InForc
     finally:
         kernel.world.sandboxes.expect(f"{kernel.registry.last_id + 1}.1")
     raise AssertionError("a shielded scope is never cancelled")
+
+
+def _check_cwd(command: Command, policy: InForce) -> None:
+    """Asked beforehand: on its way there its launch would break the policy, before any program of its runs."""
+    folder = command.cwd or _CWD
+    inside = _OWN_TREE.match(folder)
+    if inside is None or policy.mode == AUDIT:
+        return
+    found = policy.decide("STAT", folder[inside.end():].encode("utf-8", "surrogateescape"))
+    if not found.allowed:
+        raise CallError(errno.EPERM, f"spawn: its policy does not let it enter its working directory {folder}",
+                        rule=found.rule, remedy="let it read or write there, or choose another with --cwd")
 
 
 def release(command: Command) -> None:

@@ -147,6 +147,13 @@ def test_a_child_that_was_asked_for_in_the_same_breath_does_not_outlive_sigpolic
     kernel.until(lambda: [row for row in kernel.json("ps") if "sleep" in str(row["argv"])] == [], 10)
 
 
+@pytest.mark.parametrize("policy", ["audit", "standard", ["mine.yaml", b"version: 1\nname: mine\nmode: audit\n"]])
+def test_nobody_chooses_a_policy_for_its_children(kernel, attack, policy):
+    agent, attacker = attack("--spawn-max", 3)
+    assert attacker.call("SPAWN", "exec", ["/bin/sleep", "60"], {"policy": policy})[1] == errno.EPERM
+    assert kernel.json("inspect", agent)["children"] == []
+
+
 def test_spawn_max_bounds_the_whole_family(attack):
     _, attacker = attack("--spawn-max", 3)
     assert attacker.call("SPAWN", "exec", ["/bin/sleep", "60"], {"spawn_max": 3})[1] == errno.EPERM

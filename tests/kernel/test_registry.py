@@ -7,7 +7,7 @@ import os
 import pytest
 from attrs import evolve
 
-from agentix_kernel.authority.policy.inforce import make
+from agentix_kernel.authority.policy.inforce import Source, make
 from agentix_kernel.config import Config, ConfigError, load
 from agentix_kernel.process import Command, End, Lives, Process, State, Why
 from agentix_kernel.registry import Registry, claim_range
@@ -168,3 +168,24 @@ def test_two_kernels_never_share_a_range(tmp_path):
 
 def test_states_have_the_names_that_the_contract_tells():
     assert tuple(state.value for state in State) == STATES
+
+
+def test_an_agent_whose_policy_is_no_policy_any_more_stops_the_boot(root):
+    registry = Registry(root, 5000)
+    text = b"version: 1\nname: kept\nmode: strict\nallow: [{spawn: '*', max: 3}]\n"
+    registry.save(agent(registry, state=State.DEAD, policy=make(Source("kept.yaml", text), deny=("OPEN:/state",))))
+    found, = Registry(root, 5000).load()
+    assert (found.policy.source, found.policy.deny, found.policy.spawn_max, found.policy.mode) == (
+        Source("kept.yaml", text), ("OPEN:/state",), 3, "strict")
+    path = f"{root}/1/agent.json"
+    with open(path) as file:
+        row = json.load(file)
+    with open(path, "w") as file:
+        json.dump(row | {"policy": ["kept.yaml", "version: 9"]}, file)
+    with pytest.raises(ConfigError, match=r"kept\.yaml:1:10"):
+        Registry(root, 5000).load()
+    del row["policy"], row["spawn_given"]  # of an earlier version
+    with open(path, "w") as file:
+        json.dump(row, file)
+    found, = Registry(root, 5000).load()
+    assert (found.policy.source.name, found.policy.deny, found.policy.spawn_max) == ("standard", ("OPEN:/state",), 3)

@@ -134,6 +134,9 @@ def test_a_bad_file_refuses_the_spawn_and_says_all_that_is_wrong(live, tmp_path,
     assert all(one in done.stderr for one in complaints), done.stderr
     assert "\x1b" not in done.stderr
     assert [row["id"] for row in live.json("ps", "-a")] == [row["id"] for row in before]
+    told = [row["data"]["detail"] for row in live.rows("trace", "--tail", 20)
+            if (row["kind"], row["verdict"]) == ("policy", "failed")]
+    assert told[-1].startswith("uid 0: refused: bad.yaml:")
     checked = live.ctl("policy", "check", "bad.yaml", check=1)
     assert checked.stderr == done.stderr
 
@@ -153,6 +156,17 @@ def test_strict_kills_with_file_and_line(live, bot):
     assert f"Rule:\t{SECRET}\n" in Path(live.tree(row["id"], "policy/last-denial")).read_text()
     assert "Deny:\tcapability://file/state/held?action=write (bot.yaml:12)\n" in Path(
         live.tree(row["id"], "policy/effective")).read_text()
+
+
+@pytest.mark.parametrize("mode", ["strict", "enforce"])
+def test_an_agent_that_may_not_enter_its_working_folder_is_not_run(live, tmp_path, mode):
+    text = f"version: 1\nname: s\nmode: {mode}\nallow: [{{file: /state, action: read}}]\n"
+    (tmp_path / "state.yaml").write_text(text)
+    done = live.ctl("spawn", "--policy", str(tmp_path / "state.yaml"), "--", "/bin/true")
+    assert (done.returncode, "does not let it enter its working directory" in done.stderr) == (125, True)
+    told = live.ctl("run", "--policy", str(tmp_path / "state.yaml"), "--cwd", "/tmp", "--", "/bin/ls",
+                    "/agent/self/state", check=0)
+    assert told.stdout == ""
 
 
 def test_what_is_asked_beyond_the_documents_limits_is_cut(live, bot):

@@ -25,6 +25,7 @@ from agentix.agentctl.cli import (
 )
 from agentix.agentctl.format import print_json, read_duration, read_size
 from agentix.agentctl.policies import complaints
+from agentix.agentctl.policies import offer as offer_policies
 from agentix.agentctl.policies import read as read_policy
 from agentix.control import Client
 from agentix_syscalls import spawn as table
@@ -115,6 +116,7 @@ def _options() -> Iterator[click.Option]:
             yield click.Option(
                 [word, name], metavar=metavar, type=_click_type(option),
                 multiple=binds or option.type in {types.environ, types.texts},
+                shell_complete=offer_policies if option.type is table.policy else None,
                 help=_BINDS[name] if binds else _sentence(_at_the_shell(option)))
 
 

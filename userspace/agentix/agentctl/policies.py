@@ -1,17 +1,28 @@
 """The verb policy: read, ask and compare policies, and show which one an agent has."""
 
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
 from agentix.agentctl import format as show
-from agentix.agentctl.cli import FAILED, Failure, Which, json_option, read_agent, verb
+from agentix.agentctl.cli import FAILED, Failure, Which, json_option, offer_files, read_agent, verb
 from agentix.control import Client
 from agentix_syscalls import spawn as table
 from agentix_syscalls import types
 from agentix_syscalls.errors import CallError
 
+if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
+
 _METAVAR: Final = "FILE|NAME"
+
+
+def offer(ctx: click.Context, param: click.Parameter, incomplete: str) -> "list[CompletionItem]":
+    """The shipped ones, and the host's files."""
+    from click.shell_completion import CompletionItem
+
+    shipped = [CompletionItem(name) for name in table.POLICIES if name.startswith(incomplete)]
+    return [*shipped, *offer_files(ctx, param, incomplete)]
 
 
 def read(word: str) -> tuple[str, bytes | None]:
@@ -57,7 +68,7 @@ def policy() -> None:
     ("agentctl policy check standard --json", "what a shipped one says, for a program"),
 ))
 @json_option
-@click.argument("policy", metavar=_METAVAR)
+@click.argument("policy", metavar=_METAVAR, shell_complete=offer)
 def policy_check(which: Which, policy: str, *, as_json: bool) -> None:
     """Read a policy as a spawn would. Nothing is run."""
     with which.connect() as client:
@@ -77,7 +88,7 @@ def policy_check(which: Which, policy: str, *, as_json: bool) -> None:
 @click.option("--call", required=True, metavar="CALL", help="The system call, as agentctl syscalls lists it.")
 @click.option("--path", metavar="PATH", help="What it is about: a path of the agent's tree; for EXEC the tool, for "
               "SIGNAL self/NAME or child/NAME, for SPAWN the name.")
-@click.argument("policy", metavar=_METAVAR)
+@click.argument("policy", metavar=_METAVAR, shell_complete=offer)
 def policy_test(which: Which, policy: str, call: str, path: str | None, *, as_json: bool) -> int:
     """Ask a policy about a call, without an agent. The exit status is 1 when it would be refused."""
     with which.connect() as client:
@@ -96,8 +107,8 @@ def policy_test(which: Which, policy: str, call: str, path: str | None, *, as_js
     ("agentctl policy diff standard bot.yaml", "beside the default"),
 ))
 @json_option
-@click.argument("old", metavar=_METAVAR)
-@click.argument("new", metavar=_METAVAR)
+@click.argument("old", metavar=_METAVAR, shell_complete=offer)
+@click.argument("new", metavar=_METAVAR, shell_complete=offer)
 def policy_diff(which: Which, old: str, new: str, *, as_json: bool) -> None:
     """Compare two policies: what becomes different when the second takes the place of the first."""
     with which.connect() as client:

@@ -27,7 +27,7 @@ async def spawn(client: "Client", kind: str, argv: tuple[str, ...], options: dic
         binds = tuple(_bind(client, fd, row) for fd, row in zip(fds, wanted, strict=True))
         checked, more = inforce.complete(kernel, table.parse_options(options, by_agent=False))
         fds += [bind.source_fd for bind in more]
-        policy = await policies.asked(checked)
+        policy = await policies.asked(client, checked)
         command = command_of(kind, argv, checked, binds + more, owner=client.peer.uid)
     except BaseException:
         descriptors.close(kernel, fds)

@@ -5,6 +5,7 @@ A document is read in a thread, one at a time: it is bounded, but takes longer t
 
 import errno
 from collections.abc import Callable
+from hashlib import sha256
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import trio
@@ -12,8 +13,9 @@ from attrs import asdict
 
 from agentix_kernel.authority.policy import compare
 from agentix_kernel.authority.policy.inforce import ASKS, AUDIT, InForce, Source, make, read
+from agentix_kernel.authority.policy.reading import BadPolicy
 from agentix_kernel.calls.info import checked
-from agentix_syscalls import calls
+from agentix_syscalls import calls, records
 from agentix_syscalls.errors import CallError
 
 if TYPE_CHECKING:
@@ -29,12 +31,19 @@ async def _beside(work: Callable[[], _T]) -> _T:
     return await trio.to_thread.run_sync(work, limiter=READERS)
 
 
-async def asked(options: dict[str, Any]) -> InForce:
-    """The policy that a spawn's options ask for. Raises CallError(EINVAL) with all that is wrong."""
+async def asked(client: "Client", options: dict[str, Any]) -> InForce:
+    """The policy that a spawn's options ask for. Raises CallError(EINVAL) with all that is wrong; that is recorded."""
     def work() -> InForce:
         return make(Source(*options.get("policy", ())), mode=options.get("mode"), deny=options.get("deny", ()),
                     spawn_max=options.get("spawn_max"))
-    return await _beside(work) if "policy" in options else work()
+    try:
+        return await _beside(work) if "policy" in options else work()
+    except BadPolicy as bad:
+        _, text = options["policy"]
+        client.kernel.record(records.POLICY, verdict=records.FAILED, data=(
+            sha256(text).hexdigest(), f"uid {client.peer.uid}: refused: {bad.complaints[0]}"))
+        client.kernel.flush()
+        raise
 
 
 async def policy_check(client: "Client", policy: _Policy) -> dict[str, Any]:

@@ -162,6 +162,8 @@ class InForce:
     given: bool
     guarded: frozenset[str]
     """Names of the calls that the rules must be asked about; any other is allowed."""
+    partial: frozenset[str]
+    """Of these, the calls of which not every object is allowed, whatever denials say of the call by name."""
 
     @property
     def policy(self) -> Policy:
@@ -181,7 +183,7 @@ class InForce:
             return _told(call, objects, found)
         if call == "RENAME" and objects:
             return self._decide_move(objects[0])
-        if not ask.resource:
+        if call not in self.partial:
             return ALLOWED
         if call == "STAT" and objects:
             found = compiled.decide_way(objects[0])
@@ -192,7 +194,7 @@ class InForce:
         return ALLOWED if found.allowed else _told(call, objects, found)
 
     def _decide_move(self, path: bytes) -> Verdict:
-        for action in ("read", "write"):
+        for action in ("read", "write") if "RENAME" in self.partial else ():
             found = self.compiled.decide_tree("file", action, path)
             if not found.allowed:
                 return _told("RENAME", (path,), found)
@@ -235,13 +237,13 @@ class InForce:
         return head + _described(self.compiled)
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=16)
 def _texts(compiled: Compiled) -> tuple[str, ...]:
     """Kept: there may be thousands, and an agent may ask as often as it likes."""
     return tuple(one.text for one in compiled.policy.rules)
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=16)
 def _described(compiled: Compiled) -> str:
     lines: list[str] = []
     for one, text in zip(compiled.policy.rules, _texts(compiled), strict=True):
@@ -309,15 +311,17 @@ def _made(source: Source, policy: Policy, mode: str, deny: tuple[str, ...], spaw
             more.append(Rule(ALLOW, capabilities.Capability(
                 "agent", parse("", 1), frozenset({"spawn"}), evolve(FREE, max=spawn_max)), COMMAND_LINE))
         _SHARED[key] = compiled = Compiled(evolve(policy, rules=(*policy.rules, *more)))
-    return InForce(source, compiled, mode, deny, spawn_max, given, _guarded(compiled))
+    return InForce(source, compiled, mode, deny, spawn_max, given, *_guarded(compiled))
 
 
-def _guarded(compiled: Compiled) -> frozenset[str]:
+def _guarded(compiled: Compiled) -> tuple[frozenset[str], frozenset[str]]:
+    """The fields `guarded` and `partial`."""
     denied = [one.capability.path.names[0] for one in compiled.policy.rules
               if one.effect == DENY and one.capability.resource == "call"]
-    guarded = {name for name, ask in ASKS.items() if ask.resource and not all(
+    partial = {name for name, ask in ASKS.items() if ask.resource and not all(
         compiled.allows_all(ask.resource, ask.action, space) for space in ask.space)}
-    guarded |= {name for name in ASKS if any(first == DEPTH or name_covers(first, name.encode()) for first in denied)}
-    if compiled.names_paths or not compiled.allows_all("file", "read", ALL[0]):
-        guarded.add("RENAME")
-    return frozenset(guarded)
+    if not compiled.allows_all("file", "read", ALL[0]):
+        partial.add("RENAME")  # which asks for its own action, write, and for this one
+    named = {name for name in ASKS if any(first == DEPTH or name_covers(first, name.encode()) for first in denied)}
+    moves = {"RENAME"} if compiled.names_paths else set[str]()
+    return frozenset(partial | named | moves), frozenset(partial)

@@ -81,7 +81,7 @@ def prepare(machine: Machine) -> None:
     config = machine.config
     machine.step("config", f"{config.source if os.path.exists(config.source) else 'defaults'}, "
                  f"prefix {config.prefix or '(the system)'}")
-    machine.step("limits", f"{_raise_descriptors()} descriptors")
+    _raise_descriptors()
     for folder, mode in ((config.run_dir, 0o755), (config.state_dir, 0o700), (config.sockets_dir, 0o700)):
         os.makedirs(folder, mode, exist_ok=True)
     _lock(machine)
@@ -92,14 +92,13 @@ def prepare(machine: Machine) -> None:
     _sweep(machine)
 
 
-def _raise_descriptors() -> int:
-    """An agent takes some 13 of ours, and a shell gives 1,024. How many there may be now."""
+def _raise_descriptors() -> None:
+    """An agent takes some 13 of ours, and a shell gives 1,024."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     for wanted in (max(hard, DESCRIPTORS_WANTED), hard):
         with suppress(ValueError, OSError):  # more than the hard limit takes CAP_SYS_RESOURCE, or is over fs.nr_open
             resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, wanted))
             break
-    return resource.getrlimit(resource.RLIMIT_NOFILE)[0]
 
 
 def _lock(machine: Machine) -> None:

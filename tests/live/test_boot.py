@@ -14,7 +14,7 @@ from emulation import WAIT_S
 from agentix.control import Client, socket_path
 
 BIN = os.path.dirname(sys.executable)
-STEPS = ["config", "limits", "lock", "layers", "runtimes", "sweep", "journal", "agents", "mount", "spawner", "sockets"]
+STEPS = ["config", "lock", "layers", "runtimes", "sweep", "journal", "agents", "mount", "spawner", "sockets"]
 
 
 def agentd(*args, python=(), **more):

@@ -56,10 +56,13 @@ async def wait():
     found["wait"] = [ended.agent == child, ended.signal]
 
 async def spawn():
-    ids = []
+    ids, before = [], (await aio.sysinfo())["agents"]
     async def spawns():
-        ids.append(await aio.spawn(exec="/bin/true"))
-    await cancel(spawns)
+        ids.append(await aio.spawn(exec="/bin/sleep", args=["infinity"]))
+    async def begun():
+        return (await aio.sysinfo())["agents"] > before
+    await cancel(spawns, begun=begun)
+    await aio.kill(ids[0], "KILL")
     found["spawned"] = [(await aio.wait()).agent == ids[0], len(ids)]
 
 async def signals():

@@ -220,3 +220,14 @@ def test_only_root_and_the_owner_act_through_an_agent(make_kernel):
         assert f"agent {roots} (agent-{roots}) is uid 0's, not yours" in refused.stderr
     assert {row["data"]["object"] for row in kernel.record(roots, "denial")} == {"uid 4242"}
     assert "typed" not in kernel.ctl("logs", roots, check=0).stdout
+
+
+def test_what_takes_its_time_is_said_on_a_terminal(make_kernel, screen):
+    kernel = make_kernel(start=False)
+    kernel.config = "stop_timeout_s = 3\nshutdown_timeout_s = 1\n"
+    kernel.start()
+    agent = kernel.spawn("--", "sh", "-c", "trap '' TERM; while :; do sleep 1000; done")
+    shown = screen(kernel, "restart", agent)
+    shown.until(f"agentctl: {agent} is asked to end (SIGTERM), and killed if it does not")
+    assert shown.status() == 0
+    assert kernel.agent(agent)["life"] == 2

@@ -102,6 +102,23 @@ def complain(message: str) -> None:
         click.echo(f"agentctl: {message}", err=True)
 
 
+PATIENCE_S: Final = 1.0
+
+
+@contextlib.contextmanager
+def patiently(message: str) -> Generator[None, None, None]:
+    """Say on a terminal what is waited for, once it takes longer than a moment."""
+    import threading
+
+    teller = threading.Timer(PATIENCE_S, complain, (message,))
+    if sys.stderr.isatty():
+        teller.start()
+    try:
+        yield
+    finally:
+        teller.cancel()
+
+
 class Which:
     """Which kernel is meant: that under a prefix; else the system's; else the only private one that runs."""
 

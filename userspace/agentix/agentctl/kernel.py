@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from agentix.agentctl import format as show
-from agentix.agentctl.cli import FAILED, Failure, Which, json_option, verb
+from agentix.agentctl.cli import FAILED, Failure, Which, json_option, patiently, verb
 from agentix.agentctl.private import agentd
 from agentix.control import NoKernelError
 
@@ -133,4 +133,5 @@ def shutdown(which: Which, *, why: str) -> None:
             files.callback(os.close, watched[0])
         client.call("shutdown", why)
         if watched:
-            select.select(watched, [], [])
+            with patiently("agents are asked to end, and killed if they do not"):
+                select.select(watched, [], [])

@@ -20,6 +20,7 @@ from agentix.agentctl.cli import (
     Verb,
     Which,
     explain,
+    patiently,
     read_agent,
     verb,
 )
@@ -280,5 +281,6 @@ def restart(which: Which, agents: tuple[int | str, ...]) -> int:
             with contextlib.ExitStack() as files:
                 binds = client.call("inspect", agent)["binds"]
                 fds = [_open_source(bind["source"], writable=bind["writable"], files=files) for bind in binds]
-                client.call("restart", agent, len(fds), descriptors=fds)
+                with patiently(f"{agent} is asked to end (SIGTERM), and killed if it does not"):
+                    client.call("restart", agent, len(fds), descriptors=fds)
         return each(agents, again)

@@ -13,6 +13,8 @@ import trio
 from agentix_kernel.confine.beside import PROGRAMS_MAX, LinuxProgram
 from agentix_kernel.world import Ended, LaunchError, Limits
 
+TERMINALS = 32
+"""As many as a sandbox may have."""
 IDLE = "import time\nprint('up', flush=True)\ntime.sleep(1000)\n"
 
 
@@ -140,6 +142,10 @@ async def test_a_fork_bomb_does_not_end_the_init(lab: Any) -> None:
     with pytest.raises(LaunchError) as failed:
         await output_of(running, "true")
     assert failed.value.number == errno.EAGAIN
+    for _ in range(TERMINALS + 1):  # a terminal that was made for nothing does not stay
+        with pytest.raises(LaunchError) as failed:
+            await running.sandbox.start(("true",), {}, "", (24, 80), ())
+        assert failed.value.number == errno.EAGAIN
     assert running.sandbox.ended is None
 
 

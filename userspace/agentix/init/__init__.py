@@ -30,5 +30,4 @@ def main(leash: int, listener: int, stdio: tuple[int, int, int], job: dict[str, 
         return
     os.chdir("/")
     os.close(tell)
-    keeper.look_after(agent, leash, told, [fd for fd in (listener, master) if fd >= 0],
-                      waiting=job["kind"] != "script", receive=receive, terminal=slave)
+    keeper.look_after(agent, leash, told, listener, (master, slave), waiting=job["kind"] != "script", receive=receive)

@@ -6,7 +6,7 @@ import select
 import signal
 import socket
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Final, NamedTuple, NoReturn
 
 from agentix.init import program
@@ -19,12 +19,13 @@ Receive = Callable[[Any], tuple[dict[str, Any], list[int]] | None]
 """The next order from the leash and its descriptors; None when the kernel is gone."""
 
 
-def look_after(agent: int, leash: int, told: int, given: list[int], *, waiting: bool, receive: Receive,
-               terminal: int) -> NoReturn:
-    """Tell the kernel of the agent, with the descriptors in `given`; then reap, start and wait until its end.
+def look_after(agent: int, leash: int, told: int, listener: int, terminal: tuple[int, int], *, waiting: bool,
+               receive: Receive) -> NoReturn:
+    """Tell the kernel of the agent, with its seccomp listener; then reap, start and wait until its end.
 
-    `told`: where the agent says why it cannot become its program, if it is to become one (`waiting`). `terminal`: the
-    agent's end of its terminal or -1; held, so that the terminal lives while nobody in the sandbox has it open.
+    `told`: where the agent says why it cannot become its program, if it is to become one (`waiting`). `terminal`: both
+    ends of its terminal, or -1: the kernel gets the first one, and the agent's is held, so that the terminal lives
+    while nobody in the sandbox has it open.
     """
     null = os.open(os.devnull, os.O_RDWR)
     for number in (0, 1, 2):
@@ -35,9 +36,10 @@ def look_after(agent: int, leash: int, told: int, given: list[int], *, waiting: 
     signal.set_wakeup_fd(wake_write, warn_on_full_buffer=False)
     signal.signal(signal.SIGCHLD, _nothing)  # for the wake-up alone
     channel = socket.socket(fileno=leash)
-    listeners, terminals = given[:1], given[1:]
-    _tell(channel, b"agent waiting" if waiting else b"agent ready", [*listeners, os.pidfd_open(agent), *terminals])
-    _close_others(leash, told, wake_read, wake_write, *(fd for fd in (terminal,) if fd >= 0))
+    master, slave = terminal
+    _tell(channel, b"agent waiting" if waiting else b"agent ready",
+          [fd for fd in (listener, os.pidfd_open(agent), master) if fd >= 0])
+    _close_others(*(fd for fd in (leash, told, wake_read, wake_write, slave) if fd >= 0))
     keeper = _Keeper(channel, wake_read, receive)
     keeper.programs[agent] = _Program(_AGENT)
     if waiting:
@@ -93,35 +95,33 @@ class _Keeper:
                 os.close(fd)
 
     def _start(self, order: dict[str, Any], stdio: list[int]) -> None:
-        """Raises OSError: as many processes or descriptors as there may be."""
-        master, slave = program.open_terminal(order["tty"]) if order["tty"] else (-1, -1)
-        told, tell = os.pipe()
-        try:
+        """Raises OSError: as many processes, terminals or descriptors as there may be. Nothing is left open then."""
+        with contextlib.ExitStack() as ours, contextlib.ExitStack() as theirs:
+            kept: tuple[int, ...] = ()
+            if order["tty"]:
+                master, slave = program.open_terminal(order["tty"])
+                ours.callback(os.close, master)
+                theirs.callback(os.close, slave)
+                kept, stdio = (master,), [slave] * 3
+            told, tell = os.pipe()
+            ours.callback(os.close, told)
+            theirs.callback(os.close, tell)
             pid = os.fork()
             if pid == 0:
-                self._become(order, (slave, slave, slave) if slave >= 0 else tuple(stdio), tell, terminal=slave >= 0)
-        except BaseException:
-            os.close(told)
-            raise
-        finally:
-            for fd in (tell, slave):
-                if fd >= 0:
-                    os.close(fd)
-        try:
-            pidfd = os.pidfd_open(pid)
-        except OSError:  # the agent may lower our limits: then nothing runs that nobody watches
-            os.kill(pid, signal.SIGKILL)
-            for fd in (told, master):
-                if fd >= 0:
-                    os.close(fd)
-            raise
-        self.programs[pid] = _Program(order["serial"], tuple(fd for fd in (pidfd, master) if fd >= 0))
+                self._become(order, stdio, tell)
+            try:
+                pidfd = os.pidfd_open(pid)
+            except OSError:  # the agent may lower our limits: then nothing runs that nobody watches
+                os.kill(pid, signal.SIGKILL)
+                raise
+            ours.pop_all()
+        self.programs[pid] = _Program(order["serial"], (pidfd, *kept))
         self.starting[told] = pid
         self._poll.register(told, select.POLLIN)
 
-    def _become(self, order: dict[str, Any], stdio: Any, tell: int, *, terminal: bool) -> NoReturn:
+    def _become(self, order: dict[str, Any], stdio: Sequence[int], tell: int) -> NoReturn:
         try:
-            program.prepare(stdio, tell, lambda: None, terminal=terminal)
+            program.prepare(stdio, tell, lambda: None, terminal=bool(order["tty"]))
             os.chdir(order["cwd"])
             program.become(order["argv"], order["env"], program.TELL)
         except OSError as error:

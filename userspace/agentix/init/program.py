@@ -12,7 +12,7 @@ import sys
 import termios
 import traceback
 import types
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, NoReturn
 
 TELL: Final = 3
@@ -26,7 +26,7 @@ def open_terminal(size: tuple[int, int]) -> tuple[int, int]:
     return master, slave
 
 
-def prepare(stdio: tuple[int, int, int], tell: int, enter: Callable[[], None], *, terminal: bool) -> None:
+def prepare(stdio: Sequence[int], tell: int, enter: Callable[[], None], *, terminal: bool) -> None:
     """A session and standard descriptors of its own (the zygote has none), and a controlling terminal.
 
     TELL is the pipe to the init; all others are closed.

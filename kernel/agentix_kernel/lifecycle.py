@@ -3,6 +3,7 @@
 import errno
 import os
 import re
+import signal as linux
 from hashlib import sha256
 from typing import Final
 
@@ -317,17 +318,9 @@ def _classify(process: Process, ended: Ended) -> End:
         return process.doom
     if ended.code is not None:
         return End(Why.EXIT, code=ended.code, detail=f"exited with {ended.code}")
-    import signal as linux
-
-    number = ended.linux_signal or linux.SIGKILL
-    try:
-        name = linux.Signals(number).name
-    except ValueError:
-        name = f"SIG{number}"
-    usage = process.usage
-    if number == linux.SIGKILL and usage.oom_kills:
+    if ended.linux_signal == linux.SIGKILL and process.usage.oom_kills:
         return _memory_end(process)
-    return End(Why.SIGNAL, signal=name, detail=f"ended by the Linux signal {name}")
+    return End(Why.SIGNAL, signal=ended.signal_name, detail=f"ended by the Linux signal {ended.signal_name}")
 
 
 async def _bury(kernel: Kernel, process: Process, ended: Ended) -> None:

@@ -113,8 +113,7 @@ async def _confined(kernel: Kernel, caller: Process, uid: int, argv: tuple[str, 
                     nursery.start_soon(_drain, reader, output)
                 ended = await sandbox.wait()
                 await sandbox.kill()
-            status = ended.code if ended.code is not None else 128 + (ended.linux_signal or 9)
-            return status, outputs
+            return ended.status, outputs
         assert time.cancelled_caught
         raise CallError(errno.ETIMEDOUT, f"EXEC: {argv[-1][:60]!r} ran longer than {timeout_s:g} s and was killed")
     finally:

@@ -6,6 +6,7 @@ is built from a World and touches nothing else, so that a seed replays a whole k
 """
 
 import os
+import signal
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, Protocol
 
@@ -163,6 +164,17 @@ class Ended:
 
     code: int | None
     linux_signal: int | None
+
+    @property
+    def status(self) -> int:
+        """As a shell has it: the code, or 128 + the signal."""
+        return self.code if self.code is not None else 128 + (self.linux_signal or signal.SIGKILL)
+
+    @property
+    def signal_name(self) -> str | None:
+        number = self.linux_signal
+        known = number in set(signal.Signals)
+        return None if number is None else signal.Signals(number).name if known else f"SIG{number}"
 
 
 @frozen

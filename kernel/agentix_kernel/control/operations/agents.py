@@ -9,7 +9,7 @@ from agentix_kernel import about, delivery, lifecycle, rebirth
 from agentix_kernel.process import Process, State
 from agentix_syscalls import records
 from agentix_syscalls.errors import CallError
-from agentix_syscalls.signals import BY_NUMBER
+from agentix_syscalls.signals import BY_NUMBER, SIGPOLICY, SIGTRUST
 
 if TYPE_CHECKING:
     from agentix_kernel.control.server import Client
@@ -38,7 +38,7 @@ async def signal(client: "Client", target: Any, number: int, group: bool) -> lis
         raise CallError(errno.EPERM, f"{row.name} is sent by the kernel or by root alone")
     if not process.alive:
         raise CallError(errno.ESRCH, f"agent {process.id} ({process.name}) has ended: {_how(process)}")
-    whole = group or number in {BY_NUMBER[8].number, BY_NUMBER[9].number}
+    whole = group or number in {SIGPOLICY, SIGTRUST}
     family = kernel.table.family(process) if whole else [process]
     seq = 0
     for member in family:

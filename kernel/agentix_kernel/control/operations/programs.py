@@ -58,7 +58,7 @@ async def execute(client: "Client", target: Any, argv: tuple[str, ...],
     rights.own(client, process, "exec")
     wanted = _wanted(argv, options)
     fds = client.take_fds(0 if wanted.terminal else 3)
-    who, correlation = f"uid {client.peer.uid}, pid {client.peer.pid}", kernel.next_correlation()
+    who, correlation = client.peer.shown, kernel.next_correlation()
     seq = kernel.record(records.EXEC, process, phase=records.INTENT, correlation=correlation, data=(argv[:64], who))
     try:
         await kernel.settle(seq)
@@ -110,11 +110,7 @@ async def _start(process: Process, wanted: _Wanted, fds: list[int]) -> Program:
 def _told(ended: Ended | None) -> dict[str, Any]:
     if ended is None:
         return {"code": None, "signal": None, "status": None}
-    if ended.code is not None:
-        return {"code": ended.code, "signal": None, "status": ended.code}
-    number = ended.linux_signal or signal.SIGKILL
-    known = number in set(signal.Signals)
-    return {"code": None, "signal": signal.Signals(number).name if known else f"SIG{number}", "status": 128 + number}
+    return {"code": ended.code, "signal": ended.signal_name, "status": ended.status}
 
 
 async def _hang_up(program: Program) -> None:

@@ -17,4 +17,4 @@ async def profiles(client: "Client") -> list[dict[str, Any]]:
 
 
 async def reload(client: "Client") -> dict[str, list[str]]:
-    return await inforce.reload(client.kernel, f"asked by uid {client.peer.uid}, pid {client.peer.pid}")
+    return await inforce.reload(client.kernel, f"asked by {client.peer.shown}")

@@ -314,8 +314,9 @@ def _made(source: Source, policy: Policy, mode: str, deny: tuple[str, ...], spaw
     return InForce(source, compiled, mode, deny, spawn_max, given, *_guarded(compiled))
 
 
+@lru_cache(maxsize=16)
 def _guarded(compiled: Compiled) -> tuple[frozenset[str], frozenset[str]]:
-    """The fields `guarded` and `partial`."""
+    """The fields `guarded` and `partial`. Kept, and with them what is in `_SHARED` for the next spawn."""
     denied = [one.capability.path.names[0] for one in compiled.policy.rules
               if one.effect == DENY and one.capability.resource == "call"]
     partial = {name for name, ask in ASKS.items() if ask.resource and not all(

@@ -209,3 +209,28 @@ def kernel(running):
     """One kernel for all tests that leave it whole."""
     with running() as live:
         yield live
+
+
+@pytest.fixture
+def disk(make_kernel):
+    """A kernel whose state lies on a disk of 40 MiB, that disk's folder, and what takes all room that is left there."""
+    folder = tempfile.mkdtemp(prefix="agentix-disk-")
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=40m", "agentix-test", folder], check=True)
+    live = make_kernel(f"state_dir = '{folder}/state'\njournal_segment_bytes = 1048576\n", start=False)
+
+    def fill():
+        with open(f"{folder}/ballast", "wb", buffering=0) as file:
+            for size in (1 << 20, 4096, 1):
+                try:
+                    while True:
+                        file.write(bytes(size))
+                except OSError:
+                    continue
+
+    try:
+        live.start()
+        yield live, folder, fill
+    finally:
+        live.stop()
+        subprocess.run(["umount", folder], check=True)
+        os.rmdir(folder)

@@ -5,7 +5,6 @@ import subprocess
 import sys
 import tempfile
 
-import pytest
 from emulation import WAIT_S
 
 FILL = """
@@ -29,34 +28,8 @@ time.sleep(60)
 """
 
 
-@pytest.fixture
-def disk(make_kernel):
-    """A kernel whose state lies on a disk of 40 MiB."""
-    folder = tempfile.mkdtemp(prefix="agentix-disk-")
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=40m", "agentix-test", folder], check=True)
-    live = make_kernel(f"state_dir = '{folder}/state'\njournal_segment_bytes = 1048576\n", start=False)
-    try:
-        live.start()
-        yield live, folder
-    finally:
-        live.stop()
-        subprocess.run(["umount", folder], check=True)
-        os.rmdir(folder)
-
-
-def fill(folder):
-    """Take all room that is left."""
-    with open(f"{folder}/ballast", "wb", buffering=0) as file:
-        for size in (1 << 20, 4096, 1):
-            try:
-                while True:
-                    file.write(bytes(size))
-            except OSError:
-                continue
-
-
 def test_an_agent_fills_the_disk(disk, scripts):
-    live, folder = disk
+    live, folder, _ = disk
     agent = live.spawn(scripts(FILL))
     live.until(lambda: os.statvfs(folder).f_bavail < 300)
     full = live.ctl("spawn", "--", "/bin/true")
@@ -73,9 +46,9 @@ def test_an_agent_fills_the_disk(disk, scripts):
 
 
 def test_a_record_that_cannot_be_written_holds_everything_up_and_loses_nothing(disk):
-    live, folder = disk
+    live, folder, fill = disk
     agent = live.spawn("--name", "before", "--", "/bin/sleep", "600")
-    fill(folder)
+    fill()
     from agentix_syscalls import calls, wire
 
     answered, refused = 0, b""

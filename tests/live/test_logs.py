@@ -1,8 +1,6 @@
 """agentctl logs against agents that write more than is kept, and against a disk that is full."""
 
 import os
-import subprocess
-import tempfile
 
 import pytest
 from emulation import WAIT_S
@@ -87,37 +85,23 @@ def test_marks_and_bounds_of_time(small):
     assert both.stdout.splitlines() == [f"{agent} | one", f"{other} | three"]
 
 
-def test_a_full_disk_takes_output_and_neither_agent_nor_kernel(make_kernel, scripts):
-    folder = tempfile.mkdtemp(prefix="agentix-disk-")
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=40m", "agentix-test", folder], check=True)
-    live = make_kernel(f"state_dir = '{folder}/state'\njournal_segment_bytes = 1048576\n", start=False)
-    try:
-        live.start()
-        agent = live.spawn("--name", "writer", "--", "/bin/bash", "-c", "trap 'printf %0500000d 7; echo' USR1; "
-                           "trap 'echo again; exit 0' USR2; echo up; while :; do sleep 0.02; done")
-        live.until_logged(agent, "up")
-        with open(f"{folder}/ballast", "wb", buffering=0) as file:
-            for size in (1 << 20, 4096, 1):
-                try:
-                    while True:
-                        file.write(bytes(size))
-                except OSError:
-                    continue
-        live.ctl("kill", "-USR1", agent, check=0)
-        live.until(lambda: "the disk is full" in live.ctl("logs", agent, check=0).stderr)
-        os.unlink(f"{folder}/ballast")
-        live.ctl("kill", "-USR2", agent, check=0)
-        live.ctl("wait", agent, check=0)
-        shown = live.ctl("logs", agent, check=0)
-        assert shown.stdout.startswith("up\n")
-        assert shown.stdout.endswith("again\n")
-        lost, = shown.stderr.splitlines()
-        assert lost.startswith(f"agentctl: {agent}: ")
-        assert lost.endswith(" bytes were lost: the disk was full")
-        told = [row["data"] for row in live.rows("events", "--filter", "event=limit")]
-        assert told == [{"limit": "log", "detail": "the disk is full: output of it is lost, and it runs on"}]
-        assert "FAULT" not in live.log()
-    finally:
-        live.stop()
-        subprocess.run(["umount", folder], check=True)
-        os.rmdir(folder)
+def test_a_full_disk_takes_output_and_neither_agent_nor_kernel(disk):
+    live, folder, fill = disk
+    agent = live.spawn("--name", "writer", "--", "/bin/bash", "-c", "trap 'printf %0500000d 7; echo' USR1; "
+                       "trap 'echo again; exit 0' USR2; echo up; while :; do sleep 0.02; done")
+    live.until_logged(agent, "up")
+    fill()
+    live.ctl("kill", "-USR1", agent, check=0)
+    live.until(lambda: "the disk is full" in live.ctl("logs", agent, check=0).stderr)
+    os.unlink(f"{folder}/ballast")
+    live.ctl("kill", "-USR2", agent, check=0)
+    live.ctl("wait", agent, check=0)
+    shown = live.ctl("logs", agent, check=0)
+    assert shown.stdout.startswith("up\n")
+    assert shown.stdout.endswith("again\n")
+    lost, = shown.stderr.splitlines()
+    assert lost.startswith(f"agentctl: {agent}: ")
+    assert lost.endswith(" bytes were lost: the disk was full")
+    told = [row["data"] for row in live.rows("events", "--filter", "event=limit")]
+    assert told == [{"limit": "log", "detail": "the disk is full: output of it is lost, and it runs on"}]
+    assert "FAULT" not in live.log()

@@ -36,6 +36,7 @@ class FakeKernel:
         self.accepted = 0
         self.closed: queue.Queue[int] = queue.Queue()
         """One item for each connection that the client has closed."""
+        self.failed: list[BaseException] = []
         self._listener = socket.socket(socket.AF_UNIX)
         self._listener.bind(self.path)
         self._listener.listen()
@@ -58,6 +59,8 @@ class FakeKernel:
             self._join(thread)
         for fd in self.descriptors:
             os.close(fd)
+        for error in self.failed:
+            raise error
 
     def _shut(self, made: socket.socket) -> None:
         with contextlib.suppress(OSError):
@@ -93,6 +96,9 @@ class FakeKernel:
                     self._answer(made, frame)
         except OSError:
             return
+        except BaseException as error:  # ours to raise at the end; the client must not wait for its answer for ever
+            self.failed.append(error)
+            self._shut(made)
         finally:
             self.closed.put(number)
 

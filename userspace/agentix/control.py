@@ -6,6 +6,7 @@ Synchronous; one request at a time on a connection. The operations are those of 
 import contextlib
 import errno
 import os
+import select
 import socket
 import struct
 from collections.abc import Iterator, Sequence
@@ -99,9 +100,14 @@ def _error(body: Any) -> CallError:
 class Client:
     """A connection to one kernel. `kernel` is what it said of itself, as the table has it for hello."""
 
-    def __init__(self, path: str) -> None:
-        """Connect and say hello. Raises NoKernelError, or CallError when the kernel turns the caller away."""
+    def __init__(self, path: str, bell: int | None = None) -> None:
+        """Connect and say hello. Raises NoKernelError, or CallError when the kernel turns the caller away.
+
+        What comes on `bell`, the reading end of the pipe of signal.set_wakeup_fd, ends a wait for a moment, so that
+        the signal's handler runs.
+        """
         self._socket = _connected(path)
+        self._bell = bell
         self._reader = wire.Reader(wire.CONTROL_BODY_MAX_BYTES)
         self._serial = 0
         self._descriptors: list[int] = []
@@ -187,7 +193,19 @@ class Client:
         """The oldest that came beside a reply and was not taken yet; the caller's from here on."""
         return self._descriptors.pop(0)
 
+    def _heed_bell(self, bell: int) -> None:
+        poll = select.poll()
+        poll.register(bell, select.POLLIN)
+        poll.register(self._socket, select.POLLIN)
+        while bell in (ready := [fd for fd, _ in poll.poll()]):
+            with contextlib.suppress(BlockingIOError):
+                os.read(bell, 4096)
+            if len(ready) > 1:
+                return
+
     def _fill(self) -> None:
+        if self._bell is not None:
+            self._heed_bell(self._bell)
         try:
             data, fds, _, _ = socket.recv_fds(self._socket, RECV_BYTES, control.DESCRIPTORS_MAX,
                                               socket.MSG_CMSG_CLOEXEC)

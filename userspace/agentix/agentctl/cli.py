@@ -124,6 +124,8 @@ class Which:
 
     def __init__(self, prefix: str | None = None) -> None:
         self.prefix = prefix
+        self.bell: int | None = None
+        """What connections made from now on heed while they wait, as Client says."""
 
     def connect(self, *, quiet: bool = False) -> "Client":
         """A new connection. Raises NoKernelError, CallError, and Failure when several private ones could be meant.
@@ -133,12 +135,12 @@ class Which:
         from agentix.control import Client, NoKernelError, socket_path
 
         try:
-            return Client(socket_path(self.prefix))
+            return Client(socket_path(self.prefix), self.bell)
         except NoKernelError as error:
             found = _find() if error.absent and self.prefix is None else None
             if found is None:
                 raise
-        client = Client(socket_path(found))
+        client = Client(socket_path(found), self.bell)
         self.prefix = found
         if not quiet:
             complain(f"no system kernel is running: using the private one, --prefix {_word(found)}")

@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import os
 import signal
 import time
 from collections.abc import Callable, Iterable
@@ -24,7 +25,8 @@ class Forwarding:
     """While it is entered, Ctrl-C and the like go to the agent, over a connection of their own.
 
     Nothing is raised in the main flow, which therefore never loses bytes that it has received. A signal from before
-    the agent exists is kept for it; the second one then gives up.
+    the agent exists is kept for it; the second one then gives up. Connections that are made meanwhile heed signals that
+    come just before they wait, when no EINTR would tell of them (the self-pipe of D. J. Bernstein).
     """
 
     def __init__(self, which: Which, numbers: Iterable[signal.Signals]) -> None:
@@ -34,15 +36,23 @@ class Forwarding:
         self._early: int | None = None
         self._pressed_at = float("-inf")
         self._old: dict[signal.Signals, Any] = {}
+        self._pipe = (-1, -1)
         self.interrupted = False
 
     def __enter__(self) -> Self:
+        self._pipe = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        self._which.bell = self._pipe[0]
+        signal.set_wakeup_fd(self._pipe[1], warn_on_full_buffer=False)
         self._old = {number: signal.signal(number, self._forward) for number in self._numbers}
         return self
 
     def __exit__(self, *_exception: object) -> None:
         for number, handler in self._old.items():
             signal.signal(number, handler)
+        signal.set_wakeup_fd(-1)
+        self._which.bell = None
+        for fd in self._pipe:
+            os.close(fd)
 
     def attach(self, agent: int) -> None:
         self._agent = agent
@@ -88,7 +98,7 @@ class Keyboard(NamedTuple):
 
 def attend(which: Which, spawn: Callable[[Client], dict[str, Any]], keyboard: Keyboard, *, remove: bool) -> int:
     """Spawn, show the output until the end, wait; the exit status for the shell."""
-    with which.connect() as client, Forwarding(which, _FORWARDED) as forwarding:
+    with Forwarding(which, _FORWARDED) as forwarding, which.connect() as client:
         agent = spawn(client)["id"]
         forwarding.attach(agent)
         try:
@@ -108,7 +118,7 @@ def attend(which: Which, spawn: Callable[[Client], dict[str, Any]], keyboard: Ke
 
 def attach(which: Which, agent: int, keyboard: Keyboard) -> int:
     """Show what a living agent writes from now on; its exit status, or 0 when the person left it."""
-    with which.connect() as client, Forwarding(which, (signal.SIGINT,)) as forwarding:
+    with Forwarding(which, (signal.SIGINT,)) as forwarding, which.connect() as client:
         forwarding.attach(agent)
         if not show(which, agent, keyboard, 0):
             return 0

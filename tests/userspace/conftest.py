@@ -10,7 +10,7 @@ import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import GeneratorType
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from click.testing import CliRunner, Result
@@ -150,6 +150,17 @@ class Operator:
     def calls(self, name: str) -> list[tuple[Any, ...]]:
         return self.fake.calls(control.BY_NAME[name].number)
 
+    ENDED: ClassVar = {"id": 7, "name": "scout", "state": "dead", "code": 0, "signal": None, "why": "exit",
+                       "detail": "", "status": 0, "next": ""}
+
+    def agent_that(self, *frames: tuple[int, bytes], **ended: Any) -> None:
+        """The next agent spawned writes `frames` and then ends so."""
+        self.on("spawn", {"id": 7, "life": 1, "name": "scout", "uid": 70007})
+        self.on("logs", lambda *_args: ([*frame, 0] for frame in frames))
+        self.on("wait", {**self.ENDED, **ended})
+        self.on("signal", [7])
+        self.on("rm", 7)
+
     def run(self, *args: str) -> Result:
         return CliRunner().invoke(cli, list(args))
 
@@ -161,3 +172,10 @@ def operator(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Operat
     made = FakeKernel(tmp_path / "run/control.sock")
     yield Operator(made)
     made.close()
+
+
+@pytest.fixture
+def script(tmp_path: Path) -> str:
+    path = tmp_path / "agent.py"
+    path.write_text("print('hello')")
+    return str(path)

@@ -3,24 +3,18 @@
 import errno
 import json
 import os
-import signal
 import socket
 import subprocess
 import sys
-import threading
 import time
-from pathlib import Path
 
 import pytest
 
-from agentix.agentctl import private
 from agentix.agentctl.cli import VERBS, Which
 from agentix.agentctl.listing import COLUMNS
 from agentix_syscalls import calls, control, signals, spawn
 from agentix_syscalls.errors import CallError
 
-ENDED = {"id": 7, "name": "scout", "state": "dead", "code": 0, "signal": None, "why": "exit", "detail": "", "status": 0,
-         "next": ""}
 ROW = {
     "id": 7, "life": 1, "name": "scout", "parent": 0, "uid": 70007, "owner": 0, "state": "running", "why": "",
     "code": None,
@@ -41,24 +35,8 @@ def fail(number, message="no", **more):
     return answer
 
 
-def agent_that(operator, *frames, **ended):
-    """A kernel in which the next agent spawned writes `frames` and then ends so."""
-    operator.on("spawn", {"id": 7, "life": 1, "name": "scout", "uid": 70007})
-    operator.on("logs", lambda *_args: ([*frame, 0] for frame in frames))
-    operator.on("wait", {**ENDED, **ended})
-    operator.on("signal", [7])
-    operator.on("rm", 7)
-
-
-@pytest.fixture
-def script(tmp_path):
-    path = tmp_path / "agent.py"
-    path.write_text("print('hello')")
-    return str(path)
-
-
 def test_run(operator, script):
-    agent_that(operator, (1, b"out\xff\n"), (2, b"err\n"), code=3, status=3)
+    operator.agent_that((1, b"out\xff\n"), (2, b"err\n"), code=3, status=3)
     result = operator.run("run", "--name", "scout", "--memory", "1G", "--timeout", "5m", "--cpus", ".5", "--pids", "9",
                           "--deny", "OPEN:/state", "--deny", "EXEC", "--env", "A=b=c", "--env", "HOME", "--mode",
                           "strict", "--spawn-max", "0", "--rm", script, "--rm", "-m", "x")
@@ -81,7 +59,7 @@ def test_run(operator, script):
     (["--rm", "--", "--odd"], "exec", ("--odd",)),
 ])
 def test_the_command_ends_the_options(operator, words, kind, argv):
-    agent_that(operator)
+    operator.agent_that()
     assert operator.run("run", *words).exit_code == 0
     assert operator.calls("spawn")[0][:2] == (kind, argv)
 
@@ -92,7 +70,7 @@ def test_the_command_ends_the_options(operator, words, kind, argv):
     ("signal", "SIGTERM", 143, "ended by SIGTERM"),
 ])
 def test_a_violent_end_is_explained(operator, script, why, signal_name, status, detail):
-    agent_that(operator, code=None, signal=signal_name, why=why, status=status, detail=detail)
+    operator.agent_that(code=None, signal=signal_name, why=why, status=status, detail=detail)
     result = operator.run("run", script)
     assert (result.stderr, result.exit_code) == (f"agentctl: scout: {detail}\n", status)
 
@@ -123,7 +101,7 @@ def test_scripts_that_cannot_be_run(operator, tmp_path):
 
 
 def test_binds_travel_as_descriptors(operator, script, tmp_path):
-    agent_that(operator)
+    operator.agent_that()
     result = operator.run("run", "--bind", f"{tmp_path}:/data", "--bind-ro", f"{script}:/etc/agent.py", script)
     assert result.exit_code == 0, result.stderr
     binds = operator.calls("spawn")[0][2]["binds"]
@@ -134,7 +112,7 @@ def test_binds_travel_as_descriptors(operator, script, tmp_path):
 
 
 def test_a_large_script_with_a_bind_arrives_whole(operator, tmp_path):
-    agent_that(operator)
+    operator.agent_that()
     big = tmp_path / "big.py"
     big.write_bytes(b"#" * (8 << 20))
     assert operator.run("run", "--bind-ro", f"{tmp_path}:/data", str(big)).exit_code == 0
@@ -159,7 +137,7 @@ def test_a_wrong_command_line_is_one_line_and_2(operator, words):
 
 
 def test_spawn_prints_the_id(operator, script):
-    agent_that(operator)
+    operator.agent_that()
     assert operator.run("spawn", script).stdout == "7\n"
     assert json.loads(operator.run("spawn", "--json", script).stdout)["uid"] == 70007
 
@@ -251,7 +229,7 @@ def test_one_that_fails_does_not_keep_the_others(operator):
 
 
 def test_wait(operator):
-    operator.on("wait", lambda agent, _timeout: {**ENDED, "status": agent})
+    operator.on("wait", lambda agent, _timeout: {**operator.ENDED, "status": agent})
     result = operator.run("wait", "--timeout", "2s", "3", "4", "--json")
     assert (result.exit_code, [ended["status"] for ended in json.loads(result.stdout)]) == (4, [3, 4])
     assert json.loads(operator.run("wait", "3", "--json").stdout)["status"] == 3
@@ -310,7 +288,7 @@ def test_a_line_without_an_end_is_not_held_for_ever(operator):
 
 
 def test_rm(operator):
-    agent_that(operator)
+    operator.agent_that()
     assert operator.run("rm", "7").stdout == "7\n"
     assert operator.calls("signal") == []
     assert operator.run("rm", "-f", "7").exit_code == 0
@@ -474,102 +452,6 @@ def test_a_socket_path_that_is_too_long(operator):
     assert (result.exit_code, "107 bytes" in result.stderr) == (1, True)
 
 
-def test_run_without_a_kernel_needs_root(operator, script, tmp_path, monkeypatch):
-    monkeypatch.setattr(os, "geteuid", lambda: 1000)
-    result = operator.run("run", "--prefix", str(tmp_path / "other"), script)
-    assert (result.exit_code, "only root can start one" in result.stderr) == (125, True)
-
-
-AGENTD = """#!{python}
-import signal, sys
-sys.path.insert(0, {here!r})
-from conftest import FakeKernel
-from pathlib import Path
-from agentix_syscalls.control import BY_NAME
-import os, threading
-assert sys.argv[1] == "--prefix" and sys.argv[3:] == ["--foreground", "--unlisted"], sys.argv
-(Path(sys.argv[2]) / "run").mkdir()
-fake = FakeKernel(Path(sys.argv[2]) / "run/control.sock")
-done = threading.Event()
-for name, answer in (("spawn", {{"id": 7, "name": "scout"}}), ("wait", {ended!r}),
-                     ("logs", lambda *a: ([1, b"hi\\n", 0] for _ in "x")), ("shutdown", lambda why: done.set()),
-                     ("hello", {{}})):
-    fake.on(BY_NAME[name].number, answer)
-done.wait(30)
-fake.close()
-"""
-
-
-def test_run_starts_a_private_kernel_and_shuts_it_down(operator, script, tmp_path, monkeypatch):
-    daemon = tmp_path / "agentd"
-    here = os.path.dirname(__file__)
-    daemon.write_text(AGENTD.format(python=sys.executable, here=here, ended={**ENDED, "status": 5}))
-    daemon.chmod(0o755)
-    monkeypatch.setattr(private, "agentd", lambda: str(daemon))
-    prefix = tmp_path / "p"
-    result = operator.run("run", "--prefix", str(prefix), script)
-    assert (result.stdout, result.exit_code) == ("hi\n", 5), result.stderr
-    assert f"its record stays under {prefix}" in result.stderr
-
-
-def test_run_says_why_a_private_kernel_does_not_start(operator, script, tmp_path, monkeypatch):
-    daemon = tmp_path / "agentd"
-    daemon.write_text("#!/bin/sh\necho 'landlock is off' >&2\nexit 3\n")
-    daemon.chmod(0o755)
-    monkeypatch.setattr(private, "agentd", lambda: str(daemon))
-    result = operator.run("run", "--prefix", str(tmp_path / "p"), script)
-    assert result.exit_code == 125
-    assert "agentctl: agentd: landlock is off\n" in result.stderr
-    assert "agentd ended with status 3" in result.stderr
-
-
-FUTEX = {"x86_64": "202", "aarch64": "98"}
-
-
-def until_the_main_thread_waits():
-    """In the kernel, and not for the interpreter's lock."""
-    place = Path(f"/proc/self/task/{os.getpid()}/syscall")
-    for _ in range(100_000):
-        if place.read_text().split()[0] not in {"running", FUTEX[os.uname().machine]}:
-            return
-    raise AssertionError("it does not wait")
-
-
-class Interrupted:
-    """An agent that ends when it is signalled `times` times; `agentctl run` of it gets `number` each time."""
-
-    def __init__(self, operator, times, number):
-        self.got = threading.Semaphore(0)
-        self.times = times
-        self.number = number
-        agent_that(operator, code=None, signal="SIGINT", why="signal", status=130, detail="ended by SIGINT")
-        operator.on("logs", self.logs)
-        operator.on("signal", lambda agent, *_rest: self.got.release() or [agent])
-
-    def logs(self, *_args):
-        yield [1, b"begun\n", 0]
-        for _ in range(self.times):
-            until_the_main_thread_waits()
-            # To this thread: no EINTR tells the one that waits, as when a signal comes just before a wait begins.
-            signal.pthread_kill(threading.get_ident(), self.number)
-            assert self.got.acquire(timeout=10)
-        yield [1, b"ended\n", 0]
-
-
-@pytest.mark.parametrize(("number", "times", "sent"), [
-    (signal.SIGINT, 1, [signals.SIGINT]), (signal.SIGINT, 2, [signals.SIGINT, signals.SIGKILL]),
-    (signal.SIGTERM, 1, [signals.SIGTERM]),
-])
-def test_ctrl_c_goes_to_the_agent(operator, script, number, times, sent):
-    Interrupted(operator, times, number)
-    before = signal.getsignal(signal.SIGINT)
-    result = operator.run("run", script)
-    assert [args[1] for args in operator.calls("signal")] == sent
-    assert (result.stdout, result.exit_code) == ("begun\nended\n", 130)
-    assert result.stderr == ("" if number == signal.SIGINT else "agentctl: scout: ended by SIGINT\n")
-    assert signal.getsignal(signal.SIGINT) is before
-
-
 def test_a_closed_pipe_and_ctrl_c_are_quiet(operator):
     operator.on("logs", lambda *_args: ([1, b"x" * 65536, 0] for _ in range(50)))
     reading, writing = os.pipe()
@@ -589,23 +471,6 @@ def test_a_descriptor_too_many_is_refused(operator):
 def test_the_help_imports_no_tables():
     code = "import sys, agentix.agentctl; print(sorted({'attr', 'msgpack', 'json', 'subprocess'} & set(sys.modules)))"
     assert subprocess.check_output([sys.executable, "-c", code], text=True) == "[]\n"
-
-
-def test_ctrl_c_is_quiet(operator):
-    gate = threading.Event()
-
-    def logs(*_args):
-        yield [1, b"begun\n", 0]
-        gate.wait(10)
-    operator.on("logs", logs)
-    with subprocess.Popen([sys.executable, "-m", "agentix.agentctl", "logs", "-f", "7"], stdout=subprocess.PIPE,
-                          stderr=subprocess.PIPE) as child:
-        assert child.stdout is not None
-        assert child.stdout.readline() == b"begun\n"
-        child.send_signal(signal.SIGINT)
-        _, complaint = child.communicate(timeout=10)
-    gate.set()
-    assert (child.returncode, complaint) == (130, b"\n")
 
 
 def test_version(operator):

@@ -55,5 +55,6 @@ def inspect(kernel: Kernel, process: Process) -> dict[str, Any]:
         "connections": len(process.sessions), "pending_signals": sorted(signals.pending), "signal_mask": signals.mask,
         "dispositions": {str(number): value for number, value in sorted(signals.dispositions.items())},
         "held": {"bytes": held_bytes, "files": held_files, "log_bytes": log_bytes},
-        "tree": f"{kernel.config.mount}/{process.id}", "last_denial": process.last_denial,
+        "tree": f"{kernel.config.mount}/{process.id}",
+        "last_denial": process.last_denial.text if process.last_denial else "",
     }

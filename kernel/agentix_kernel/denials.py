@@ -1,48 +1,52 @@
 """What happens when a rule is broken, whichever enforcer saw it: recorded, explained, and in strict mode the end."""
 
 import errno
+from typing import Final
 
 from agentix_kernel import delivery
-from agentix_kernel.authority.policy.inforce import AUDIT, STRICT
+from agentix_kernel.authority.policy.inforce import AUDIT, STRICT, Verdict
 from agentix_kernel.kernel import Kernel
-from agentix_kernel.process import Process
+from agentix_kernel.process import Denial, Process
 from agentix_kernel.world import DeniedCall
 from agentix_syscalls import records
 from agentix_syscalls.errors import CallError
 
+SECCOMP: Final = "seccomp"
+ASK: Final = "ask with CHECKPOLICY beforehand; read policy/effective"
+"""What to do about a refusal that no rule would undo."""
 
-def violate(kernel: Kernel, process: Process, enforcer: str, call: str, about: str, message: str,
-            rule: str) -> CallError | None:
+
+def violate(kernel: Kernel, process: Process, enforcer: str, call: str, about: str,
+            said: Verdict) -> CallError | None:
     """A rule that the mode may soften was broken. Returns the error to raise, or None when the mode is audit."""
     if process.policy.mode == AUDIT:
-        _note(kernel, process, records.AUDITED, enforcer, call, about, message, rule)
+        _note(kernel, process, records.AUDITED, enforcer, call, about, said)
         return None
-    return refuse(kernel, process, enforcer, call, about, message, rule)
+    return refuse(kernel, process, enforcer, call, about, said)
 
 
-def refuse(kernel: Kernel, process: Process, enforcer: str, call: str, about: str, message: str,
-           rule: str) -> CallError:
+def refuse(kernel: Kernel, process: Process, enforcer: str, call: str, about: str, said: Verdict) -> CallError:
     """What no mode allows. Returns the error to raise; in strict mode SIGPOLICY has been sent as well."""
-    _note(kernel, process, records.DENIED, enforcer, call, about, message, rule)
+    _note(kernel, process, records.DENIED, enforcer, call, about, said)
     if process.policy.mode == STRICT:
-        delivery.sigpolicy(kernel, process, f"{message} ({rule})", rule)
-    return CallError(errno.EPERM, message, rule=rule, remedy="ask with CHECKPOLICY beforehand; read policy/effective")
+        delivery.sigpolicy(kernel, process, f"{said.message} ({said.rule})", said.rule)
+    return CallError(errno.EPERM, said.message, rule=said.rule, remedy=said.remedy or ASK, enforcer=enforcer)
 
 
 def by_seccomp(kernel: Kernel, process: Process, call: DeniedCall, who: str) -> None:
     """A process of the agent, or of a tool that works for it (`who` says which), made a Linux call that is refused."""
-    message, rule = f"the Linux call {call.name} is refused", f"seccomp {call.name}"
+    said = Verdict(allowed=False, rule=f"seccomp {call.name}", message=f"the Linux call {call.name} is refused")
     if call.fatal:
-        _note(kernel, process, records.DENIED, "seccomp", call.name, who, message, rule)
-        delivery.sigpolicy(kernel, process, f"{message}, and no honest agent makes it", rule)
+        _note(kernel, process, records.DENIED, SECCOMP, call.name, who, said)
+        delivery.sigpolicy(kernel, process, f"{said.message}, and no honest agent makes it", said.rule)
     else:
-        refuse(kernel, process, "seccomp", call.name, who, message, rule)
+        refuse(kernel, process, SECCOMP, call.name, who, said)
     kernel.flush()
 
 
-def _note(kernel: Kernel, process: Process, verdict: int, enforcer: str, call: str, about: str, message: str,
-          rule: str) -> None:
+def _note(kernel: Kernel, process: Process, verdict: int, enforcer: str, call: str, about: str, said: Verdict) -> None:
     process.denials += 1
-    process.last_denial = f"{message}\nRule:\t{rule}\nEnforcer:\t{enforcer}\nMode:\t{process.policy.mode}\n"
-    kernel.sync_to(kernel.record(records.DENIAL, process, verdict=verdict, rule=rule,
-                                 data=(enforcer, call, about, message)))
+    process.last_denial = Denial(enforcer, call, about, said.message, said.rule, said.file, said.line,
+                                 process.policy.mode, said.remedy, kernel.world.clock.wall_ns())
+    kernel.sync_to(kernel.record(records.DENIAL, process, verdict=verdict, rule=said.rule,
+                                 data=(enforcer, call, about, said.message)))

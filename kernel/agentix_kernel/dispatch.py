@@ -167,7 +167,7 @@ def judge(kernel: Kernel, process: Process, call: Call, path_at: tuple[int, ...]
         decision = policy.decide(name, *objects)
         if not decision.allowed:
             shown = objects[0].decode("utf-8", "replace") if objects else ""
-            refused = denials.violate(kernel, process, "dispatch", name, shown, decision.message, decision.rule)
+            refused = denials.violate(kernel, process, "dispatch", name, shown, decision)
             if refused is not None:
                 raise refused
 

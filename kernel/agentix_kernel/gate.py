@@ -38,7 +38,7 @@ class MountGate:
         if decision.allowed:
             return
         shown = path.decode("utf-8", "replace")
-        refused = denials.violate(self.kernel, process, "mount", call, shown, decision.message, decision.rule)
+        refused = denials.violate(self.kernel, process, "mount", call, shown, decision)
         self.kernel.flush()
         if refused is not None:
             raise Withheld(process.id) if process.policy.mode == STRICT else refused

@@ -77,6 +77,31 @@ class End:
 
 
 @frozen
+class Denial:
+    """What was refused (in mode audit: would have been), by whom, and what would allow it.
+
+    `rule` has its file and line; `file` and `line` have them apart, if it stands in a document.
+    """
+
+    enforcer: str
+    call: str
+    about: str
+    message: str
+    rule: str
+    file: str
+    line: int
+    mode: str
+    remedy: str
+    wall_ns: int
+
+    @property
+    def text(self) -> str:
+        """As policy/last-denial says it."""
+        rows = {"Rule": self.rule, "Enforcer": self.enforcer, "Mode": self.mode, "Remedy": self.remedy}
+        return f"{self.message}\n" + "".join(f"{key}:\t{value}\n" for key, value in rows.items() if value)
+
+
+@frozen
 class Command:
     """What an agent runs: see world.Confined. `runtime` and `profile`: by name, "" where there is no profile."""
 
@@ -184,7 +209,8 @@ class Process:
     stdin: "Stdin | None" = None
     calls: int = 0
     denials: int = 0
-    last_denial: str = ""
+    last_denial: Denial | None = None
+    """Of this life or an earlier one."""
     tools: int = 0
     waits: int = 0
     """Its calls that wait."""
@@ -221,10 +247,10 @@ class Process:
         return self.state in ALIVE
 
     def following(self, wall_ns: int, monotonic_ns: int) -> "Process":
-        """The next life: the same agent, with nothing of what this life did."""
+        """The next life: the same agent, with nothing of what this life did but why it was refused something last."""
         return Process(self.id, self.life + 1, self.name, self.uid, self.parent, self.command, self.limits, self.policy,
-                       wall_ns, monotonic_ns, self.lives, self.origin, log=self.log, waking=trio.CancelScope(),
-                       gone=trio.Event() if self.gone.is_set() else self.gone)
+                       wall_ns, monotonic_ns, self.lives, self.origin, log=self.log, last_denial=self.last_denial,
+                       waking=trio.CancelScope(), gone=trio.Event() if self.gone.is_set() else self.gone)
 
     def wake(self) -> None:
         self.changed.unpark_all()

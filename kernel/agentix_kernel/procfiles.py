@@ -81,7 +81,7 @@ def proc(kernel: Kernel, process: Process) -> Mapping[str, Entry]:
 def policy(kernel: Kernel, process: Process) -> Mapping[str, Entry]:
     return {
         "effective": _text(process.policy.describe),
-        "last-denial": _text(lambda: kernel.table.latest(process).last_denial),
+        "last-denial": _text(lambda: last.text if (last := kernel.table.latest(process).last_denial) else ""),
     }
 
 
@@ -150,8 +150,7 @@ def _signal(kernel: Kernel, process: Process, who: Who, data: bytes) -> None:
 
     decision = process.policy.decide("SIGNAL", f"self/{row.name}".encode()) if who.agent else ALLOWED
     if not decision.allowed:
-        refused = denials.violate(kernel, process, "signals", "SIGNAL", f"agent {process.id}", decision.message,
-                                  decision.rule)
+        refused = denials.violate(kernel, process, "signals", "SIGNAL", f"agent {process.id}", decision)
         kernel.flush()
         if refused is not None:
             raise refused

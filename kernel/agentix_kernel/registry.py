@@ -12,12 +12,12 @@ import shutil
 import zlib
 from typing import Any, Final
 
-from attrs import define, field
+from attrs import astuple, define, field
 
 from agentix_kernel.authority.policy import inforce
 from agentix_kernel.authority.policy.inforce import InForce, Source
 from agentix_kernel.config import UID_SPAN, Config, ConfigError
-from agentix_kernel.process import Command, End, Lives, Process, State, Why
+from agentix_kernel.process import Command, Denial, End, Lives, Process, State, Why
 from agentix_kernel.world import DEFAULT_RUNTIME, Bind, Limits
 from agentix_syscalls.errors import CallError
 from agentix_syscalls.spawn import restart as parse_restart
@@ -110,6 +110,7 @@ class Registry:
             "started_wall_ns": process.started_wall_ns, "ended_wall_ns": process.ended_wall_ns,
             "runtime": command.runtime, "profile": command.profile,
             "calls": process.calls, "denials": process.denials,
+            "last_denial": astuple(process.last_denial) if process.last_denial else None,
             "cwd": command.cwd, "env": command.env, "stdin": command.stdin,
             "terminal": command.terminal,
             "binds": [[bind.target, bind.writable, bind.source, bind.identity] for bind in command.binds],
@@ -176,6 +177,8 @@ def _process(row: dict[str, Any]) -> Process:
         origin=row["id"])
     process.state, process.ended_wall_ns = State(row["state"]), row["ended_wall_ns"]
     process.calls, process.denials = row["calls"], row["denials"]
+    last = row.get("last_denial")
+    process.last_denial = Denial(*last) if last else None
     process.end = End(Why(end[0]), *end[1:]) if end else None
     return process
 

@@ -95,13 +95,16 @@ BY_NAME: Final = {e.name: e for e in ERRORS}
 
 @frozen
 class Reason:
-    """Why a call failed, in full. `rule` names the policy rule; `remedy` is one sentence on what to do next."""
+    """Why a call failed, in full. `rule` names the policy rule, with its file and line; `enforcer` is what saw that it
+    was broken; `remedy` is one sentence on what to do next.
+    """
 
     errno: int
     message: str
     rule: str = ""
     remedy: str = ""
     correlation: int = 0
+    enforcer: str = ""
 
     @property
     def row(self) -> Error:
@@ -111,7 +114,7 @@ class Reason:
         """The body of an error reply: a positional array."""
         row = self.row
         return [self.errno, self.message, self.rule, self.remedy, self.correlation,
-                row.category.value, row.severity.value, row.retryable]
+                row.category.value, row.severity.value, row.retryable, self.enforcer]
 
     @classmethod
     def from_wire(cls, body: object) -> "Reason":
@@ -122,7 +125,8 @@ class Reason:
         if not (isinstance(number, int) and isinstance(message, str) and isinstance(rule, str)
                 and isinstance(remedy, str) and isinstance(correlation, int)):
             raise ValueError("an error reply has values of the wrong types")  # noqa: TRY004 - one kind for bad replies
-        return cls(number, message, rule, remedy, correlation)
+        enforcer = body[8] if len(body) > 8 else ""  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType]
+        return cls(number, message, rule, remedy, correlation, enforcer if isinstance(enforcer, str) else "")
 
 
 MESSAGE_MAX: Final = 1000
@@ -132,7 +136,7 @@ MESSAGE_MAX: Final = 1000
 class CallError(Exception):
     """A call fails with this reason. Raised anywhere in the kernel or the tree, turned into a reply at the edge."""
 
-    def __init__(self, number: int, message: str, *, rule: str = "", remedy: str = "") -> None:
+    def __init__(self, number: int, message: str, *, rule: str = "", remedy: str = "", enforcer: str = "") -> None:
         if len(message) > MESSAGE_MAX:
             message = f"{message[:MESSAGE_MAX]}..."
         super().__init__(number, message)
@@ -140,6 +144,7 @@ class CallError(Exception):
         self.message = message
         self.rule = rule
         self.remedy = remedy
+        self.enforcer = enforcer
 
     def reason(self, correlation: int = 0) -> Reason:
-        return Reason(self.number, self.message, self.rule, self.remedy, correlation)
+        return Reason(self.number, self.message, self.rule, self.remedy, correlation, self.enforcer)

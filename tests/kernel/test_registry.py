@@ -9,7 +9,7 @@ from attrs import evolve
 
 from agentix_kernel.authority.policy.inforce import Source, make
 from agentix_kernel.config import Config, ConfigError, load
-from agentix_kernel.process import Command, End, Lives, Process, State, Why
+from agentix_kernel.process import Command, Denial, End, Lives, Process, State, Why
 from agentix_kernel.registry import Registry, claim_range
 from agentix_kernel.world import Bind, Limits
 from agentix_syscalls.control import STATES
@@ -36,8 +36,11 @@ def agent(registry, **more):
 def test_an_agent_comes_back_as_it_was(root):
     registry = Registry(root, 5000)
     end = End(Why.POLICY, None, "SIGPOLICY", "WRITE is denied", "deny WRITE:/state")
-    registry.save(agent(registry, state=State.DEAD, end=end, ended_wall_ns=99, calls=7, denials=2))
+    last = Denial("mount", "WRITE", "/state", "WRITE /state is denied", "p.yaml:7: deny x", "p.yaml", 7, "strict", "",
+                  98)
+    registry.save(agent(registry, state=State.DEAD, end=end, ended_wall_ns=99, calls=7, denials=2, last_denial=last))
     found, = Registry(root, 5000).load()
+    assert found.last_denial == last
     assert (found.id, found.uid, found.name, found.state, found.end) == (1, 5000, "agent-1", State.DEAD, end)
     assert (found.limits.timeout_s, found.policy.mode, found.policy.spawn_max) == (2.5, "strict", 3)
     assert found.policy.deny == ("WRITE:/state",)

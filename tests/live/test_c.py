@@ -14,7 +14,8 @@ def test_every_call_of_the_header(kernel, tmp_path):
                       "--env", "ASAN_OPTIONS=detect_leaks=0", "--bind-ro", f"{program}:/opt/c", "--", "/opt/c")
     assert (done.stdout, done.returncode) == ("all held", 5), done.stderr
     assert done.stderr == ("as it must be: UNLINK /state/kept is denied (deny UNLINK:/state/kept); "
-                           "ask with CHECKPOLICY beforehand; read policy/effective\n")
+                           "said when it or an ancestor was spawned: only without deny UNLINK:/state/kept would it be "
+                           "permitted\n")
 
 
 @pytest.fixture(scope="module")

@@ -53,7 +53,12 @@ def rule(act, *args):
 libc.signal(libc.SIGUSR2, libc.SIG_IGN)
 W = libc.O_WRONLY | libc.O_CREAT
 me = "/agent/self/"
+try:
+    libc.open("mem/working/x", W)
+except OSError as error:
+    asked = error.reason
 print(json.dumps({
+    "reason": [asked.rule, asked.enforcer, asked.remedy],
     "call": [rule(libc.open, path, W) for path in ("state/held", "state/free", "mem/working/x")],
     "mount": [rule(os.open, me + path, os.O_WRONLY | os.O_CREAT)
               for path in ("state/held", "state/free2", "mem/working/x")],
@@ -73,6 +78,8 @@ print(json.dumps({
 def test_one_file_holds_at_both_doors(live, bot, scripts):
     done = live.ctl("run", "--policy", bot, "--name", "both", scripts(BOTH_DOORS), check=0)
     told = json.loads(done.stdout)
+    assert told["reason"] == [
+        DEFAULT, "dispatch", "in bot.yaml, under allow: - capability://file/mem/working/x?action=write"]
     assert told["call"] == [SECRET, "", DEFAULT]
     assert told["mount"] == ["EPERM", "", "EPERM"]
     assert told["rename"] == [SECRET, "EPERM", DEFAULT, ""]
@@ -153,7 +160,9 @@ def test_strict_kills_with_file_and_line(live, bot):
     row = next(row for row in live.json("ps", "-a") if row["name"] == "outlaw")
     assert (row["why"], row["signal"], row["rule"]) == ("policy", "SIGPOLICY", SECRET)
     assert "bot.yaml:12" in live.ctl("ps", "-a", "--filter", "name=outlaw", check=0).stdout
-    assert f"Rule:\t{SECRET}\n" in Path(live.tree(row["id"], "policy/last-denial")).read_text()
+    assert Path(live.tree(row["id"], "policy/last-denial")).read_text() == (
+        f"WRITE /state/held is denied\nRule:\t{SECRET}\nEnforcer:\tmount\nMode:\tstrict\n"
+        "Remedy:\tdeny beats allow: only a change of bot.yaml:12 would permit it\n")
     assert "Deny:\tcapability://file/state/held?action=write (bot.yaml:12)\n" in Path(
         live.tree(row["id"], "policy/effective")).read_text()
 

@@ -23,7 +23,7 @@ reasons = st.builds(Reason, st.sampled_from(sorted(errors.BY_NUMBER)), st.text()
 def test_a_reason_survives_the_wire(reason: Reason) -> None:
     body = wire.decode(wire.pack(reason.to_wire()))
     assert Reason.from_wire(body) == reason
-    assert body[5:] == (reason.row.category.value, reason.row.severity.value, reason.row.retryable)
+    assert body[5:] == (reason.row.category.value, reason.row.severity.value, reason.row.retryable, reason.enforcer)
 
 
 @given(body=strategies.values | strategies.arguments)
@@ -48,6 +48,8 @@ def test_an_error_outside_the_taxonomy_counts_as_the_kernels_fault() -> None:
 
 
 def test_a_call_error_becomes_its_reason() -> None:
-    error = CallError(errno.EPERM, "no", rule="deny OPEN", remedy="ask")
-    assert error.reason(7) == Reason(errno.EPERM, "no", "deny OPEN", "ask", 7)
+    error = CallError(errno.EPERM, "no", rule="deny OPEN", remedy="ask", enforcer="mount")
+    assert error.reason(7) == Reason(errno.EPERM, "no", "deny OPEN", "ask", 7, "mount")
+    assert Reason.from_wire(error.reason(7).to_wire()) == error.reason(7)
+    assert Reason.from_wire(error.reason(7).to_wire()[:8]).enforcer == ""
     assert error.args == (errno.EPERM, "no")

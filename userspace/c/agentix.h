@@ -114,6 +114,7 @@ struct agx_reason {
     uint64_t correlation; // finds the call in the record; 0 when there is none
     char category[16];    // whose business it is: caller, policy, resource ...; empty when no kernel was reached
     char severity[16];    // info, warning, error, fatal
+    char enforcer[16];    // what saw that a rule was broken (dispatch, signals ...), or empty
     char message[1024];
     char rule[512];   // the rule of the policy that refused, or empty
     char remedy[512]; // what to do next, or empty

@@ -502,6 +502,8 @@ static void read_refusal(struct call *c)
         want_text(c, told.severity, sizeof told.severity);
         told.retryable = (int)want(c, BOOLEAN).number;
     }
+    if (values >= 9)
+        want_text(c, told.enforcer, sizeof told.enforcer);
     if (c->bad)
         return;
     reason = told;

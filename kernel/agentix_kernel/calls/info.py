@@ -4,7 +4,7 @@ import errno
 from typing import Any
 
 from agentix_kernel import about
-from agentix_kernel.authority.policy.inforce import ALLOWED, ASKS, AUDIT, InForce, Verdict
+from agentix_kernel.authority.policy.inforce import ALLOWED, ASKS, AUDIT, MORE_CHILDREN, InForce, Verdict
 from agentix_kernel.kernel import Kernel
 from agentix_kernel.process import Process
 from agentix_syscalls import calls
@@ -29,7 +29,8 @@ def checked(policy: InForce, call: str, objects: tuple[bytes, ...], spawned: int
     if call != "SPAWN" or not found.allowed:
         return found
     if spawned >= policy.spawn_max:
-        return Verdict(allowed=False, rule=f"spawn at most {policy.spawn_max}", message="no (more) children")
+        return Verdict(allowed=False, rule=f"spawn at most {policy.spawn_max}", message="no (more) children",
+                       remedy=MORE_CHILDREN)
     return policy.decide_spawn(objects[0].decode("utf-8", "surrogateescape") if objects else None)
 
 

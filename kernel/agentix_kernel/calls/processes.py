@@ -10,7 +10,7 @@ from attrs import evolve
 
 from agentix_kernel import delivery, denials, lifecycle
 from agentix_kernel.authority.policy.document import Bounds
-from agentix_kernel.authority.policy.inforce import InForce
+from agentix_kernel.authority.policy.inforce import MORE_CHILDREN, InForce, Verdict
 from agentix_kernel.config import Config
 from agentix_kernel.kernel import Kernel
 from agentix_kernel.outcome import NoReplyError, Recorded
@@ -62,13 +62,14 @@ def least(parent: Limits, wanted: Limits) -> Limits:
 def _spent(process: Process) -> str:
     count = process.policy.spawn_max
     if not count:
-        return "it may spawn no agents (its operator gives it some with --spawn-max N)"
+        return "it may spawn no agents"
     return f"the {count} agents that it may spawn are spawned, or promised to its children"
 
 
 def _refused(kernel: Kernel, process: Process, what: str) -> CallError:
-    rule = f"spawn at most {process.policy.spawn_max}"
-    return denials.refuse(kernel, process, "dispatch", "SPAWN", what, _spent(process), rule)
+    said = Verdict(allowed=False, rule=f"spawn at most {process.policy.spawn_max}", message=_spent(process),
+                   remedy=MORE_CHILDREN)
+    return denials.refuse(kernel, process, "dispatch", "SPAWN", what, said)
 
 
 def _left(kernel: Kernel, process: Process) -> Limits:
@@ -88,7 +89,7 @@ def spawn(kernel: Kernel, process: Process, kind: str, argv: tuple[str, ...],
     policy = process.policy.narrowed(checked.get("mode"), checked.get("deny", ()), checked.get("spawn_max"))
     decision = process.policy.decide_spawn(checked.get("name"))
     if not decision.allowed:
-        raise denials.refuse(kernel, process, "dispatch", "SPAWN", argv[0], decision.message, decision.rule)
+        raise denials.refuse(kernel, process, "dispatch", "SPAWN", argv[0], decision)
     if process.spawned + lifecycle.family_of(policy) > process.policy.spawn_max:
         raise _refused(kernel, process, argv[0])
     limits = least(_left(kernel, process), limits_of(checked, kernel.config))
@@ -155,14 +156,16 @@ def signal(kernel: Kernel, process: Process, agent: int, number: int) -> None:
     if row is None:
         raise CallError(errno.EINVAL, f"SIGNAL: {number} is not a signal", remedy="agentctl signals lists them")
     if row.operator_only:
-        raise denials.refuse(kernel, process, "signals", "SIGNAL", f"agent {agent}", f"{row.name} is sent by the "
-                             "kernel or by root alone", f"signals: {row.name} is not an agent's to send")
+        raise denials.refuse(kernel, process, "signals", "SIGNAL", f"agent {agent}", Verdict(
+            allowed=False, rule=f"signals: {row.name} is not an agent's to send",
+            message=f"{row.name} is sent by the kernel or by root alone"))
     if agent != process.id and agent not in process.children:
         stranger = kernel.table.by_id.get(agent)
         if stranger is None or (stranger.parent == process.id and not stranger.alive):
             raise CallError(errno.ESRCH, f"SIGNAL: agent {agent}: no such agent")
-        raise denials.refuse(kernel, process, "signals", "SIGNAL", f"agent {agent}", f"agent {agent} is neither itself "
-                             "nor an own child", "signals: itself and own children")
+        raise denials.refuse(kernel, process, "signals", "SIGNAL", f"agent {agent}", Verdict(
+            allowed=False, rule="signals: itself and own children",
+            message=f"agent {agent} is neither itself nor an own child"))
     target = kernel.table.get(agent)
     if not target.alive:
         raise CallError(errno.ESRCH, f"SIGNAL: agent {agent} has ended")

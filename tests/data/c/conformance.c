@@ -115,7 +115,7 @@ static void policy(void)
     REFUSED(agx_checkpolicy("nonsense", NULL), EINVAL);
     REFUSED(agx_unlink("state/kept"), EPERM);
     HOLDS(strcmp(agx_reason()->rule, "deny UNLINK:/state/kept") == 0 && agx_reason()->correlation);
-    HOLDS(strcmp(agx_reason()->category, "policy") == 0);
+    HOLDS(strcmp(agx_reason()->category, "policy") == 0 && strcmp(agx_reason()->enforcer, "dispatch") == 0);
     agx_perror("as it must be");
 }
 

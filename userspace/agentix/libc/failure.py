@@ -18,7 +18,7 @@ class Error(OSError):
 
     @property
     def reason(self) -> "Reason":
-        """The structured reason: category, severity, whether to try again, rule, remedy, correlation id."""
+        """The structured reason: category, severity, whether to try again, rule, enforcer, remedy, correlation."""
         from agentix_syscalls.errors import Reason  # the tables cost 20 ms, and most who catch do not ask
 
         return Reason.from_wire(self.wire)

@@ -203,7 +203,9 @@ class _Automaton:
 
 def _decision(rule: Rule) -> Decision:
     if not rule.mark.line:
-        return Decision(rule.effect == ALLOW, rule.text, message="denied", constraints=rule.capability.constraints)
+        return Decision(rule.effect == ALLOW, rule.text, message="denied", constraints=rule.capability.constraints,
+                        remedy="" if rule.effect == ALLOW else "said when it or an ancestor was spawned: only without "
+                        f"{rule.text} would it be permitted")
     if rule.effect == ALLOW:
         return Decision(True, rule.text, rule.mark.file, rule.mark.line, constraints=rule.capability.constraints)
     return Decision(False, rule.text, rule.mark.file, rule.mark.line, f"denied by {rule.mark}",
@@ -214,8 +216,7 @@ def _default(resource: str, action: str, policy: Policy) -> Decision:
     if not RESOURCE_BY_NAME[resource].held:
         return Decision(allowed=True)
     return Decision(False, "default deny", policy.file, 0,
-                    f"no rule of policy {policy.name} allows {resource}:{action} of this",
-                    f"a line under allow: in {policy.file}, such as capability://{resource}/...?action={action}")
+                    f"no rule of policy {policy.name} allows {resource}:{action} of this")
 
 
 ALLOWED: Final = Decision(allowed=True)

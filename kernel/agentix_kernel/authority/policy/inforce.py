@@ -19,7 +19,7 @@ from agentix_kernel.authority.policy import agents_md, document
 from agentix_kernel.authority.policy.compiled import Compiled, Decision
 from agentix_kernel.authority.policy.document import Policy
 from agentix_kernel.authority.policy.reading import BadPolicy, Complaint, Mark
-from agentix_kernel.authority.policy.rules import ALLOW, DENY, Rule, rule
+from agentix_kernel.authority.policy.rules import ALLOW, DENY, Rule, rule, rule_line
 from agentix_syscalls import calls
 from agentix_syscalls.capabilities import SELF
 from agentix_syscalls.errors import CallError
@@ -31,6 +31,7 @@ DENIALS_MAX: Final = 256
 """Denials beside a document, those of its ancestors counted."""
 UNBOUNDED: Final = 10**9
 """What agents may be spawned when the document allows it and says no number."""
+MORE_CHILDREN: Final = "--spawn-max N at its spawn, or in its policy a rule such as {spawn: '*', max: N}, under allow:"
 UNNAMED: Final = b"agent-0"
 """An agent that is given no name is called agent-N: what allows such names allows it."""
 COMMAND_LINE: Final = Mark("", 0, 0)
@@ -63,11 +64,16 @@ class Ask:
 
 @frozen
 class Verdict:
-    """What the rules say of a call; the mode is the caller's business. `rule` has its file and line, if it has any."""
+    """What the rules say of a call; the mode is the caller's business. `rule` has its file and line, if it has any;
+    `file` and `line` say them apart. `remedy`: what would allow it.
+    """
 
     allowed: bool
     rule: str = ""
     message: str = ""
+    remedy: str = ""
+    file: str = ""
+    line: int = 0
 
 
 ALLOWED: Final = Verdict(allowed=True)
@@ -180,7 +186,7 @@ class InForce:
         name = call.encode()
         found = compiled.decide("call", "make", name + objects[0] if ask.path and objects else name)
         if not found.allowed:
-            return _told(call, objects, found)
+            return self._told(call, objects, found)
         if call == "RENAME" and objects:
             return self._decide_move(objects[0])
         if call not in self.partial:
@@ -191,24 +197,36 @@ class InForce:
             found = _either([compiled.decide(ask.resource, ask.action, one) for one in objects])
         elif not compiled.allows_any(ask.resource, ask.action):
             found = compiled.default(ask.resource, ask.action)
-        return ALLOWED if found.allowed else _told(call, objects, found)
+        return ALLOWED if found.allowed else self._told(call, objects, found, ask.resource, ask.action)
 
     def _decide_move(self, path: bytes) -> Verdict:
         for action in ("read", "write") if "RENAME" in self.partial else ():
             found = self.compiled.decide_tree("file", action, path)
             if not found.allowed:
-                return _told("RENAME", (path,), found)
+                return self._told("RENAME", (path,), found, "file", "read", "write")
         found = self.compiled.decide_move(path)
         if found.allowed:
             return ALLOWED
-        shown = path.decode("utf-8", "replace")
-        return Verdict(allowed=False, rule=found.shown, message=f"RENAME {shown} would move what the rule is about")
+        return evolve(self._told("RENAME", (path,), found),
+                      message=f"RENAME {path.decode('utf-8', 'replace')} would move what the rule is about")
 
     def decide_spawn(self, name: str | None) -> Verdict:
         """Whether an agent of this name may be spawned. How many may be is `spawn_max`."""
         wanted = name.encode() if name is not None else UNNAMED
         found = self.compiled.decide("agent", "spawn", wanted)
-        return ALLOWED if found.allowed else _told("SPAWN", (wanted,), found)
+        return ALLOWED if found.allowed else self._told("SPAWN", (wanted,), found, "agent", "spawn")
+
+    def _told(self, call: str, objects: tuple[bytes, ...], found: Decision, resource: str = "",
+              *actions: str) -> Verdict:
+        """A refusal, with the line that would undo it where no rule is about it: `actions` are what was wanted."""
+        what = f"{call} {objects[0].decode('utf-8', 'replace')}" if objects else call
+        message = f"{what} is denied" if found.denies else f"{what}: {found.message}"
+        remedy = found.remedy
+        if not remedy and resource:
+            where = f"in {self.policy.file}" if self.source.text is not None else (
+                f"in a policy of your own ({self.policy.name} is shipped)")
+            remedy = f"{where}, under allow: {rule_line(resource, actions, objects[0] if objects else b'')}"
+        return Verdict(False, found.shown, message, remedy, found.file, found.line)
 
     def tool_timeout_s(self, name: str) -> float | None:
         """The most that the rule which allows a tool gives one run of it."""
@@ -261,12 +279,6 @@ def _either(found: list[Decision]) -> Decision:
     """Of one object under several names: denied by a rule under any of them, or else allowed under any."""
     denied = next((one for one in found if one.denies), None)
     return denied or next((one for one in found if one.allowed), found[0])
-
-
-def _told(call: str, objects: tuple[bytes, ...], found: Decision) -> Verdict:
-    what = f"{call} {objects[0].decode('utf-8', 'replace')}" if objects else call
-    message = f"{what} is denied" if found.denies else f"{what}: {found.message}"
-    return Verdict(allowed=False, rule=found.shown, message=message)
 
 
 def make(source: Source | None = None, *, mode: str | None = None, deny: tuple[str, ...] = (),

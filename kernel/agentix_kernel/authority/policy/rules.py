@@ -9,7 +9,7 @@
 A denial has no constraints, since it holds always, and covers all that is below what it names, wildcards or not.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, Final
 
 from attrs import evolve, frozen
@@ -28,6 +28,10 @@ ALLOW: Final = "allow"
 DENY: Final = "deny"
 TREE: Final = ("ipc", "mem", "policy", "proc", "state", "tools")
 """What is at the root of an agent's tree; a rule about anything else would never apply."""
+
+
+LINE_MAX: Final = 300
+"""Characters of a rule that is told as a remedy."""
 
 
 @frozen
@@ -159,6 +163,19 @@ def limits_of(values: dict[str, Any]) -> Constraints:
     names: tuple[frozenset[bytes], ...] | None = values.get("allowlist")
     return Constraints(values.get("timeout"), values.get("rate"), values.get("max"),
                        frozenset[bytes]().union(*names) if names is not None else None, values.get("expires"))
+
+
+def rule_line(resource: str, actions: Iterable[str], obj: bytes) -> str:
+    """The line of a document's list that allows just this; of everything, when no object is given."""
+    row, wanted = RESOURCE_BY_NAME[resource], frozenset(actions)
+    words = "".join(f"/{patterns.escape(name)}" for name in patterns.split(obj))
+    try:
+        line = f"- {Capability(row.name, patterns.parse(words, row.depth), wanted)}"
+    except Malformed:
+        line = ""
+    if line and len(line) <= LINE_MAX:
+        return line
+    return f"a rule on a folder above it, for it is longer than a rule's path ({' and '.join(sorted(wanted))})"
 
 
 def rule(effect: str, found: Capability, mark: Mark, complaints: Complaints) -> Rule | None:

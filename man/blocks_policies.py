@@ -20,6 +20,11 @@ def policy_limits() -> list[str]:
     return _keys(document.LIMITS.keys)
 
 
+@block
+def policy_budgets() -> list[str]:
+    return _keys(document.BUDGETS.keys)
+
+
 def _keys(keys: tuple[Key, ...]) -> list[str]:
     return items([(f"Ic {key.name}", sentence(key.doc) + ("\nIt must be there." if key.required else ""))
                   for key in keys if not (isinstance(key.kind, Keys) and not key.doc)])

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from agentix_kernel import restarts
+from agentix_kernel import budgets, restarts
 from agentix_kernel.kernel import Kernel
 from agentix_kernel.process import Process
 from agentix_syscalls import __version__, wire
@@ -30,6 +30,7 @@ def row(kernel: Kernel, process: Process, *, usage: bool = True) -> dict[str, An
         "started_wall_ns": process.started_wall_ns, "ended_wall_ns": process.ended_wall_ns,
         "cpu_us": used.cpu_us, "memory_bytes": used.memory_bytes, "memory_peak_bytes": used.memory_peak_bytes,
         "processes": used.processes, "calls": process.calls, "denials": process.denials,
+        "spent": budgets.spent(kernel, process),
         "kind": process.command.kind, "argv": list(process.command.argv), "mode": process.policy.mode,
         "runtime": process.command.runtime, "profile": process.command.profile,
         "degraded": list(kernel.degraded),
@@ -44,6 +45,7 @@ def inspect(kernel: Kernel, process: Process) -> dict[str, Any]:
     return row(kernel, process) | {
         "pid": process.sandbox.pid if process.sandbox and process.alive else 0,
         "children": sorted(process.children), "spawned": process.spawned, "spawn_max": process.policy.spawn_max,
+        "budgets": budgets.rows(kernel, process),
         "deny": list(process.policy.deny), "policy": process.policy.source.name,
         "limits": {"memory_bytes": limits.memory_bytes, "cpus": limits.cpus, "pids": limits.pids,
                    "timeout_s": limits.timeout_s},

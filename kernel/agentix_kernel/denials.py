@@ -3,7 +3,7 @@
 import errno
 from typing import Final
 
-from agentix_kernel import delivery
+from agentix_kernel import budgets, delivery
 from agentix_kernel.authority.policy.inforce import AUDIT, STRICT, Verdict
 from agentix_kernel.kernel import Kernel
 from agentix_kernel.process import Denial, Process
@@ -30,6 +30,8 @@ def refuse(kernel: Kernel, process: Process, enforcer: str, call: str, about: st
     _note(kernel, process, records.DENIED, enforcer, call, about, said)
     if process.policy.mode == STRICT:
         delivery.sigpolicy(kernel, process, f"{said.message} ({said.rule})", said.rule)
+    else:
+        budgets.count_denial(kernel, process)
     return CallError(errno.EPERM, said.message, rule=said.rule, remedy=said.remedy or ASK, enforcer=enforcer)
 
 

@@ -11,7 +11,7 @@ from typing import Any, Final, cast
 import trio
 from attrs import define, field, frozen
 
-from agentix_kernel import denials
+from agentix_kernel import budgets, denials
 from agentix_kernel.calls import handlers
 from agentix_kernel.kernel import Kernel
 from agentix_kernel.outcome import NoReplyError, Recorded
@@ -38,12 +38,15 @@ class Entry:
     run: Callable[..., Any] | None
     path_at: tuple[int, ...]
     bulk_at: tuple[int, ...]
+    counted: bool
+    """By a budget of calls."""
 
 
 def _entry(call: Call) -> Entry:
     names = [arg.name for arg in call.args]
     return Entry(call, handlers.HANDLERS.get(call.name), tuple(names.index(name) for name in call.paths),
-                 tuple(at for at, arg in enumerate(call.args) if arg.bulk or arg.secret))
+                 tuple(at for at, arg in enumerate(call.args) if arg.bulk or arg.secret),
+                 call.name not in budgets.UNCOUNTED)
 
 
 ENTRIES: Final = {call.number: _entry(call) for call in calls.CALLS}
@@ -115,6 +118,8 @@ def serve(session: Session, operation: int, flags: int, user_data: int, body: by
             raise CallError(errno.ENOSYS, f"system call {operation}: unknown", remedy="agentctl syscalls lists them")
         if flags & ~wire.REQUEST_FLAGS:
             raise CallError(errno.EINVAL, f"{entry.call.name}: unknown flags {flags & ~wire.REQUEST_FLAGS:#x}")
+        if process.budgets and entry.counted:
+            budgets.charge(kernel, process, "calls")
         args = entry.call.parse(raw)
         result = _run(session, entry, args)
         if entry.call.blocking:

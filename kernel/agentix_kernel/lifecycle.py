@@ -144,6 +144,7 @@ def _admit(kernel: Kernel, command: Command, limits: Limits, policy: InForce, na
                       parent.origin if parent else agent)
     kernel.table.add(process)
     if parent is not None:
+        process.budgets = parent.budgets
         parent.children.add(agent)
         parent.spawned += family_of(policy)
     return process

@@ -7,8 +7,9 @@ from collections import deque
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import trio
-from attrs import define, field, frozen
+from attrs import Factory, define, field, frozen
 
+from agentix_kernel.authority.constraints import Meter
 from agentix_kernel.authority.policy.inforce import InForce
 from agentix_kernel.signals import SignalState
 from agentix_kernel.world import DEFAULT_RUNTIME, Bind, Limits, Sandbox, Usage
@@ -173,6 +174,10 @@ class OpenFile:
         return "(deleted)" if path is None else path.decode("utf-8", "replace")
 
 
+def _own_budgets(process: "Process") -> dict[str, Meter]:
+    return {name: Meter(limits) for name, limits in process.policy.policy.budgets}
+
+
 @define(eq=False, repr=False)
 class Process:
     """One life of an agent; the table has the last one. Owned by the kernel's task; what changes it wakes `changed`.
@@ -211,6 +216,10 @@ class Process:
     denials: int = 0
     last_denial: Denial | None = None
     """Of this life or an earlier one."""
+    budgets: dict[str, Meter] = field(default=Factory(_own_budgets, takes_self=True))
+    """Of its policy, by what they count. An agent and all it spawns draw on the same."""
+    spent: set[str] = field(factory=set[str])
+    """Those that it was told are exhausted, and that have not recovered since."""
     tools: int = 0
     waits: int = 0
     """Its calls that wait."""

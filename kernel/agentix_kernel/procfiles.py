@@ -6,7 +6,7 @@ from collections.abc import Mapping
 import trio
 from attrs import define
 
-from agentix_kernel import delivery, denials, rebirth
+from agentix_kernel import budgets, delivery, denials, rebirth
 from agentix_kernel.authority.policy.inforce import ALLOWED
 from agentix_kernel.control import flight
 from agentix_kernel.kernel import Kernel
@@ -81,6 +81,7 @@ def proc(kernel: Kernel, process: Process) -> Mapping[str, Entry]:
 def policy(kernel: Kernel, process: Process) -> Mapping[str, Entry]:
     return {
         "effective": _text(process.policy.describe),
+        "budgets": _text(lambda: budgets.text(kernel, kernel.table.latest(process))),
         "last-denial": _text(lambda: last.text if (last := kernel.table.latest(process).last_denial) else ""),
     }
 

@@ -13,6 +13,8 @@ from agentix_syscalls.tables import Arg, Operation
 EVERY_CALL: Final = (
     ("EINVAL", "the arguments are too few, too many, of the wrong type or out of range, or a flag is unknown"),
     ("EPERM", "a rule of the policy denies the call"),
+    ("EDQUOT", "what the policy gives for a life is used up"),
+    ("EAGAIN", "a rate of the policy is exceeded; the reply says when to try again"),
     ("ENOSYS", "the call is unknown, or planned and not built"),
     ("EIO", "the kernel's own fault; recorded"),
     ("ESHUTDOWN", "the kernel is shutting down"),

@@ -51,6 +51,7 @@ EVENTS: Final = (
     Event("audited", records.DENIAL, ("enforcer", "call", "object", "message"),
           "something was allowed that a rule is against (mode audit)", verdict=records.AUDITED),
     Event("limit", records.LIMIT, ("limit", "detail"), "an agent met a limit"),
+    Event("budget", records.BUDGET, ("budget", "limit", "message"), "a budget of an agent's policy is exhausted"),
     Event("fault", records.FAULT, ("what", "detail"), "a caller broke the protocol"),
     Event("tool", records.TOOL, ("tool", "status", "detail"), "a tool has run", records.OUTCOME),
     Event("exec", records.EXEC, ("argv", "who"), "a program is started beside an agent", records.INTENT),

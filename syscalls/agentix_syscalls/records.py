@@ -51,6 +51,7 @@ KINDS: Final = (
     Kind(24, "restart", True, ("why", "delay_s", "next_life"), "an agent is to be run again"),
     Kind(25, "exec", True, ("argv", "who", "status", "detail"), "a program was started beside an agent, or ended"),
     Kind(26, "reload", True, ("runtimes", "profiles", "detail"), "runtimes and profiles were put in force, or refused"),
+    Kind(27, "budget", True, ("budget", "limit", "message"), "a budget of an agent's policy is exhausted"),
     Kind(32, "redo", False, ("body",), "a change of the tree", flight=False),
     Kind(33, "ahead", True, ("body",), "a durable operation of a ring", flight=False),
 )
@@ -59,7 +60,8 @@ BY_NUMBER: Final = {k.number: k for k in KINDS}
 BY_NAME: Final = {k.name: k for k in KINDS}
 
 (BOOT, STEP, SHUTDOWN, SPAWN, EXIT, CALL, SIGNAL, STATE, DENIAL, FAULT, LIMIT, TOOL, FILE, LOST, ERROR, ANCHOR,
- GRANT, REVOKE, POLICY, DROPPED, REMOVE, RENAME, UPDATE, RESTART, EXEC, RELOAD, REDO, AHEAD) = (k.number for k in KINDS)
+ GRANT, REVOKE, POLICY, DROPPED, REMOVE, RENAME, UPDATE, RESTART, EXEC, RELOAD, BUDGET, REDO,
+ AHEAD) = (k.number for k in KINDS)
 
 PHASES: Final = ("event", "intent", "outcome")
 EVENT, INTENT, OUTCOME = range(3)

@@ -61,7 +61,7 @@ SIGNALS: Final = (
     Signal(9, "SIGTRUST", None, Default.KILL, False, True, False,
            "The agent claimed to be somebody else: proven kill of it and of all it spawned."),
     Signal(10, "SIGBUDGET", None, Default.TERMINATE, True, True, False,
-           "A budget or a rate is exhausted."),
+           "A budget of the policy is exhausted."),
     Signal(11, "SIGLOOP", None, Default.TERMINATE, True, True, False,
            "The agent repeats itself."),
     Signal(12, "SIGDRIFT", None, Default.IGNORE, True, True, False,

@@ -158,7 +158,6 @@ def test_what_may_be_spawned_is_counted_and_named():
     ("allow:\n  - {file: /, action: read, timeout: 3s}", "tried.yaml:5:5: timeout: not enforced"),
     ("allow:\n  - capability://agent?action=spawn,wait&max=3", "tried.yaml:5:5: max is of action spawn alone"),
     ("allow:\n  - {spawn: a, max: 3}\n  - {spawn: b, max: 3}", "more than one rule allows to spawn"),
-    ("budgets: {calls: 100/s}", "tried.yaml:1:1: budgets are not enforced"),
     ("binds: [{host: /srv, at: /srv, mode: ro}]", "tried.yaml:1:1: binds are not enforced"),
     ("allow:\n  - {net: example.org, port: 443}", "tried.yaml:5:5: net"),
 ])

@@ -104,6 +104,7 @@ CASES: dict[tuple[str, str], str] = {
 CASES |= {(name, error): f"call('{name}', {path}{more})" for name, more in MORE.items() for error, path in WALK.items()}
 
 ELSEWHERE = {
+    ("*", "EDQUOT"): "tests/kernel/test_budgets.py", ("*", "EAGAIN"): "tests/kernel/test_budgets.py",
     ("*", "EIO"): "tests/kernel/test_dispatch.py", ("*", "ESHUTDOWN"): "tests/kernel/test_dispatch.py",
     ("OPEN", "EMFILE"): "test_quotas", ("OPEN", "EDQUOT"): "test_quotas", ("MKDIR", "EDQUOT"): "test_quotas",
     ("WRITE", "EDQUOT"): "test_quotas", ("TRUNCATE", "EDQUOT"): "test_quotas",

@@ -129,7 +129,7 @@ while True:
     ("version: 2\nmode: lax\nalow: []\n", ["bad.yaml:1:10: ", "bad.yaml:2:7: ", "bad.yaml:3:1: no key 'alow'"]),
     (HEAD + "allow:\n  - {net: example.org, port: 1}\n", ["bad.yaml:5:5: net"]),
     (HEAD + "allow:\n  - {file: /nowhere, action: read}\n", ["bad.yaml:5:5: nothing is at"]),
-    (HEAD + "budgets: {calls: 1/s}\n", ["bad.yaml:1:1: budgets are not enforced"]),
+    (HEAD + "budgets: {calls: 0}\n", ["bad.yaml:4:18: '0' is not a number"]),
     (HEAD + "# " + "x" * 70000, ["bad.yaml:1:1: 65,537 bytes"]),
     ("version: 1\nname: a\x1b[2J\nmode: enforce\n", ["bad.yaml:2:8: a character that YAML does not allow"]),
 ])

@@ -20,7 +20,7 @@ ROW = {
     "code": None,
     "signal": None, "started_wall_ns": 1, "ended_wall_ns": 90_000_000_001, "cpu_us": 1_500_000,
     "memory_bytes": 12 << 20, "processes": 3, "calls": 4, "denials": 0, "kind": "module", "argv": ["bot", "a b"],
-    "mode": "enforce", "runtime": "default", "profile": "", "degraded": [], "next": "", "rule": "",
+    "mode": "enforce", "runtime": "default", "profile": "", "degraded": [], "spent": [], "next": "", "rule": "",
 }
 RECORD = {
     "seq": 12, "wall_ns": 1, "mono_ns": 1, "agent": 7, "life": 1, "kind": "denial", "phase": "event",

@@ -90,7 +90,7 @@ extern "C" {
 #define AGX_SIGUSR2 7 // For the agent's own use.
 #define AGX_SIGPOLICY 8 // The agent broke its policy: proven kill of it and of all it spawned.
 #define AGX_SIGTRUST 9 // The agent claimed to be somebody else: proven kill of it and of all it spawned.
-#define AGX_SIGBUDGET 10 // A budget or a rate is exhausted.
+#define AGX_SIGBUDGET 10 // A budget of the policy is exhausted.
 #define AGX_SIGLOOP 11 // The agent repeats itself.
 #define AGX_SIGDRIFT 12 // The agent drifts from its goal.
 #define AGX_SIGCHLD 13 // A child ended, stopped or continued.

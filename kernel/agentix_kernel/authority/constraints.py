@@ -198,6 +198,19 @@ class Meter:
             self._seen_ns = monotonic_ns
             assert self._credit >= 0, "taken without a check"
 
+    def full(self, monotonic_ns: int) -> bool:
+        """Whether a rate lets a whole burst pass again; what is counted for a life never comes back."""
+        rate = self.limits.rate
+        return rate is not None and self._filled(rate, monotonic_ns) == rate.count * rate.period_ns
+
+    def left(self, monotonic_ns: int) -> int | None:
+        """How many uses would pass now; None: any number."""
+        limits = self.limits
+        counts = [] if limits.max is None else [limits.max - self.used]
+        if limits.rate is not None:
+            counts.append(self._filled(limits.rate, monotonic_ns) // limits.rate.period_ns)
+        return min(counts, default=None)
+
     def _filled(self, rate: Rate, monotonic_ns: int) -> int:
         full = rate.count * rate.period_ns
         if self._seen_ns is None:

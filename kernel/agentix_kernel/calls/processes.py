@@ -8,7 +8,7 @@ from typing import Any
 import trio
 from attrs import evolve
 
-from agentix_kernel import delivery, denials, lifecycle
+from agentix_kernel import budgets, delivery, denials, lifecycle
 from agentix_kernel.authority.policy.document import Bounds
 from agentix_kernel.authority.policy.inforce import MORE_CHILDREN, InForce, Verdict
 from agentix_kernel.config import Config
@@ -92,6 +92,7 @@ def spawn(kernel: Kernel, process: Process, kind: str, argv: tuple[str, ...],
         raise denials.refuse(kernel, process, "dispatch", "SPAWN", argv[0], decision)
     if process.spawned + lifecycle.family_of(policy) > process.policy.spawn_max:
         raise _refused(kernel, process, argv[0])
+    budgets.charge(kernel, process, "children")
     limits = least(_left(kernel, process), limits_of(checked, kernel.config))
     return _spawn(kernel, process, command, limits, policy, checked.get("name"))
 

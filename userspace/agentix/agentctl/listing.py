@@ -26,13 +26,15 @@ class Column:
 
 
 def why(row: Row) -> str:
-    """As in: exit 3; killed SIGKILL; policy SIGPOLICY, deny MKDIR; without landlock."""
+    """As in: exit 3; killed SIGKILL; policy SIGPOLICY, deny MKDIR; spent its budget of calls; without landlock."""
     result = row["signal"] or ("" if row["code"] is None else str(row["code"]))
     words = [f"{row['why']} {result}".strip()] if row["why"] else []
     if row["rule"] and words:
         words[0] += f", {row['rule']}"
     if row["next"]:
         words.append(row["next"])
+    if row["spent"] and not row["why"]:
+        words.append(f"spent its budget of {', '.join(row['spent'])}")
     if row["degraded"]:
         words.append("without " + ",".join(row["degraded"]))
     return "; ".join(words) or "-"

@@ -100,9 +100,9 @@ def read(source: Source) -> Policy:
     policy = load(source.text, source.name)
     complaints = [Complaint(one.mark, wrong) for one in policy.rules if (wrong := _unenforced(one)) is not None]
     start = Mark(policy.file, 1, 1)
-    complaints += [Complaint(start, f"{name} are not enforced in this version{instead}: take them out")
-                   for name, there, instead in (("budgets", policy.budgets, ""),
-                                                ("binds", policy.binds, ", --bind and --bind-ro are")) if there]
+    if policy.binds:
+        complaints.append(Complaint(start, "binds are not enforced in this version, --bind and --bind-ro are: "
+                                    "take them out"))
     if sum(_is_spawn(one) for one in policy.rules) > 1:
         complaints.append(Complaint(start, "more than one rule allows to spawn: their numbers would be one; say it in "
                                     "one rule, with an allowlist for several names"))

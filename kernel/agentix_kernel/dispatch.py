@@ -12,6 +12,7 @@ import trio
 from attrs import define, field, frozen
 
 from agentix_kernel import budgets, denials
+from agentix_kernel.authority.policy.inforce import Verdict
 from agentix_kernel.calls import handlers
 from agentix_kernel.kernel import Kernel
 from agentix_kernel.outcome import NoReplyError, Recorded
@@ -22,6 +23,7 @@ from agentix_syscalls.errors import CallError
 
 NAMES_A_LINK: Final = frozenset({"UNLINK", "RENAME", "MKDIR"})
 """Calls about the last name of a path itself, even when it is a symbolic link."""
+BY_HANDLE: Final = frozenset({"READ", "WRITE", "SEEK"})
 NOTED_BYTES: Final = 256
 """Values longer than this are told by their size in the record."""
 WAITS_MAX: Final = 1024
@@ -54,6 +56,16 @@ HELLO: Final = calls.SYS_HELLO
 CANCEL: Final = calls.SYS_CANCEL
 
 
+@define(eq=False)
+class Waiting:
+    """A call that waits. `refused`: why it is ended, when that is not a cancellation."""
+
+    entry: Entry
+    args: list[Any]
+    scope: trio.CancelScope = field(factory=trio.CancelScope)
+    refused: CallError | None = None
+
+
 @define(eq=False, repr=False)
 class Session:
     """One connection of an agent. `send` queues bytes; `drop` closes it; both belong to the door it came through."""
@@ -65,7 +77,7 @@ class Session:
     greeted: bool = False
     owed: int = 0
     """Bytes of replies that were made and have not left the kernel's tick."""
-    pending: dict[int, trio.CancelScope] = field(factory=dict[int, trio.CancelScope])
+    pending: dict[int, Waiting] = field(factory=dict[int, Waiting])
     outbox: list[bytes] = field(factory=list[bytes])
     closed: bool = False
 
@@ -88,8 +100,22 @@ class Session:
             self._release(data)
 
     def cancel_all(self) -> None:
-        for scope in list(self.pending.values()):
-            scope.cancel()
+        for waiting in self.pending.values():
+            waiting.scope.cancel()
+
+    def withdraw(self) -> list[str]:
+        """End with EPERM what waits and is not allowed any more; names of the calls."""
+        ended: list[str] = []
+        for waiting in self.pending.values():
+            refused = next((row for row in asked(self.kernel, self.process, waiting.entry, waiting.args)
+                            if not row.verdict.allowed), None)
+            if refused is not None:
+                waiting.refused = CallError(errno.EPERM, f"no more: {refused.verdict.message}",
+                                            rule=refused.verdict.rule, enforcer="dispatch",
+                                            remedy="its policy was changed meanwhile")
+                waiting.scope.cancel()
+                ended.append(waiting.entry.call.name)
+        return ended
 
     def close(self) -> None:
         """The connection ends: what it waits for is cancelled."""
@@ -150,15 +176,46 @@ def _run(session: Session, entry: Entry, args: list[Any]) -> Any:
     if entry.run is None and call.number != CANCEL:
         raise CallError(errno.ENOSYS, f"{call.name}: {call.support}", remedy="agentctl syscalls shows what is built")
     if process.policy.guarded:
-        judge(session.kernel, process, call, entry.path_at, args)
+        judge(session.kernel, process, entry, args)
     if entry.run is None:
         return _cancel(session, *args)
     return entry.run(session.kernel, process, *args)
 
 
-def judge(kernel: Kernel, process: Process, call: Call, path_at: tuple[int, ...], args: list[Any]) -> None:
+@frozen
+class Asked:
+    """What the rules say of a call under one name and on one object, if it is about one."""
+
+    name: str
+    shown: str
+    verdict: Verdict
+
+
+def judge(kernel: Kernel, process: Process, entry: Entry, args: list[Any]) -> None:
     """Hold a call against the policy. Raises CallError(EPERM); in strict mode the caller is ended as well."""
-    policy = process.policy
+    if entry.call.name in BY_HANDLE:
+        _check_withdrawn(process, entry.call.name, args[0])
+    for row in asked(kernel, process, entry, args):
+        if not row.verdict.allowed:
+            refused = denials.violate(kernel, process, "dispatch", row.name, row.shown, row.verdict)
+            if refused is not None:
+                raise refused
+
+
+def _check_withdrawn(process: Process, call: str, fd: int) -> None:
+    """What was taken back of an open file is refused, and no violation: it was allowed when it was opened."""
+    file = process.handles.get(fd)
+    if file is None or file.handle.withdrawn is None:
+        return
+    handle = file.handle
+    if not (handle.readable if call == "READ" else handle.writable if call == "WRITE" else
+            handle.readable or handle.writable):
+        raise file.handle.withdrawn()
+
+
+def asked(kernel: Kernel, process: Process, entry: Entry, args: list[Any]) -> list[Asked]:
+    """Every rule that a call is held against, by the policy in force. Raises CallError for paths that lead nowhere."""
+    policy, call, path_at = process.policy, entry.call, entry.path_at
     about: list[tuple[str, tuple[bytes, ...]]] = []
     for name in _asked(kernel, process, call, args):
         if name not in policy.guarded:
@@ -168,13 +225,8 @@ def judge(kernel: Kernel, process: Process, call: Call, path_at: tuple[int, ...]
             about += [(name, (kernel.tree.canonical(process.id, args[at], follow=follow),)) for at in path_at]
         else:
             about.append((name, _objects(kernel, process, name, args)))
-    for name, objects in about:
-        decision = policy.decide(name, *objects)
-        if not decision.allowed:
-            shown = objects[0].decode("utf-8", "replace") if objects else ""
-            refused = denials.violate(kernel, process, "dispatch", name, shown, decision)
-            if refused is not None:
-                raise refused
+    return [Asked(name, objects[0].decode("utf-8", "replace") if objects else "", policy.decide(name, *objects))
+            for name, objects in about]
 
 
 def _objects(kernel: Kernel, process: Process, name: str, args: list[Any]) -> tuple[bytes, ...]:
@@ -230,10 +282,10 @@ def _hello(session: Session, version: int, features: int) -> list[Any]:
 
 def _cancel(session: Session, user_data: int) -> None:
     """The call that waits answers for itself: it may have been done in this very tick, and its result is not lost."""
-    scope = session.pending.get(user_data)
-    if scope is None:
+    waiting = session.pending.get(user_data)
+    if waiting is None:
         raise CallError(errno.ESRCH, f"CANCEL: no call with the user data {user_data} waits on this connection")
-    scope.cancel()
+    waiting.scope.cancel()
 
 
 def _wait_for(session: Session, entry: Entry, user_data: int, args: list[Any],
@@ -246,14 +298,14 @@ def _wait_for(session: Session, entry: Entry, user_data: int, args: list[Any],
         raise CallError(errno.EAGAIN, f"{entry.call.name}: {WAITS_MAX} calls of this agent wait already",
                         remedy="let some of them end")
     session.process.waits += 1
-    scope = session.pending[user_data] = trio.CancelScope()
-    session.kernel.nursery.start_soon(_finish, session, entry, user_data, args, coroutine, scope)
+    waiting = session.pending[user_data] = Waiting(entry, args)
+    session.kernel.nursery.start_soon(_finish, session, user_data, waiting, coroutine)
 
 
-async def _finish(session: Session, entry: Entry, user_data: int, args: list[Any],
-                  coroutine: Coroutine[Any, Any, Any], scope: trio.CancelScope) -> None:
+async def _finish(session: Session, user_data: int, waiting: Waiting, coroutine: Coroutine[Any, Any, Any]) -> None:
     """Complete a call that waits. Ends silently when its session ended."""
     kernel, process = session.kernel, session.process
+    entry, args, scope = waiting.entry, waiting.args, waiting.scope
     operation = entry.call.number
     seq, reply = 0, b""
     try:
@@ -264,7 +316,8 @@ async def _finish(session: Session, entry: Entry, user_data: int, args: list[Any
             reply = wire.frame(operation, wire.F_REPLY, user_data, wire.pack(result))
         if scope.cancelled_caught:
             went = session.closed or process.doom is not None
-            raise CallError(errno.ECANCELED, "its caller went away" if went else f"{entry.call.name}: cancelled")
+            told = "its caller went away" if went else f"{entry.call.name}: cancelled"
+            raise waiting.refused or CallError(errno.ECANCELED, told)
         _waited(session, user_data)
         noted = _note(kernel, process, entry, args, records.ALLOWED)
         kernel.post(session, reply, noted if entry.call.durable else seq)

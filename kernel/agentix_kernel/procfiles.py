@@ -79,8 +79,11 @@ def proc(kernel: Kernel, process: Process) -> Mapping[str, Entry]:
 
 
 def policy(kernel: Kernel, process: Process) -> Mapping[str, Entry]:
+    def effective() -> str:
+        return kernel.table.latest(process).policy.describe()
+
     return {
-        "effective": _text(process.policy.describe),
+        "effective": _text(effective),
         "budgets": _text(lambda: budgets.text(kernel, kernel.table.latest(process))),
         "last-denial": _text(lambda: last.text if (last := kernel.table.latest(process).last_denial) else ""),
     }

@@ -14,8 +14,11 @@ from typing import Any, Final
 
 from attrs import astuple, define, field
 
+from agentix_kernel.authority import capability
 from agentix_kernel.authority.policy import inforce
 from agentix_kernel.authority.policy.inforce import InForce, Source
+from agentix_kernel.authority.policy.reading import Mark
+from agentix_kernel.authority.policy.rules import ALLOW, Rule
 from agentix_kernel.config import UID_SPAN, Config, ConfigError
 from agentix_kernel.process import Command, Denial, End, Lives, Process, State, Why
 from agentix_kernel.world import DEFAULT_RUNTIME, Bind, Limits
@@ -105,7 +108,8 @@ class Registry:
             "id": process.id, "life": process.life, "name": process.name, "uid": process.uid, "parent": process.parent,
             "state": process.state.value, "kind": command.kind, "argv": command.argv, "owner": command.owner,
             "limits": [limits.memory_bytes, limits.cpus, limits.pids, limits.timeout_s],
-            "mode": policy.mode, "deny": policy.deny, "spawn_max": policy.spawn_max, "spawn_given": policy.given,
+            "mode": policy.mode, "deny": policy.deny,
+            "holds": [[str(one.capability), one.mark.file, one.mark.line, one.mark.column] for one in policy.allows],
             "policy": [policy.source.name, None if text is None else text.decode()],
             "started_wall_ns": process.started_wall_ns, "ended_wall_ns": process.ended_wall_ns,
             "runtime": command.runtime, "profile": command.profile,
@@ -186,9 +190,12 @@ def _process(row: dict[str, Any]) -> Process:
 def _policy(row: dict[str, Any]) -> InForce:
     """Raises CallError for what is no policy any more: its agent is not shown as one that had less."""
     name, text = row.get("policy", (inforce.STANDARD, None))
-    source = Source(name, None if text is None else text.encode())
-    return inforce.restored(source, row["mode"], tuple(row["deny"]), row["spawn_max"],
-                            given=row.get("spawn_given", True))
+    source, deny = Source(name, None if text is None else text.encode()), tuple(row["deny"])
+    if "holds" not in row:  # of an earlier version, which had a number beside the document
+        count = row["spawn_max"] if row.get("spawn_given", True) else None
+        return inforce.make(source, mode=row["mode"], deny=deny, spawn_max=count)
+    held = tuple(Rule(ALLOW, capability.parse(text), Mark(*mark)) for text, *mark in row["holds"])
+    return inforce.restored(source, row["mode"], deny, held)
 
 
 def _replace(path: str, data: bytes) -> None:

@@ -187,8 +187,8 @@ def test_an_agent_whose_policy_is_no_policy_any_more_stops_the_boot(root):
         json.dump(row | {"policy": ["kept.yaml", "version: 9"]}, file)
     with pytest.raises(ConfigError, match=r"kept\.yaml:1:10"):
         Registry(root, 5000).load()
-    del row["policy"], row["spawn_given"]  # of an earlier version
+    del row["policy"], row["holds"]  # of an earlier version
     with open(path, "w") as file:
-        json.dump(row, file)
+        json.dump(row | {"spawn_max": 3}, file)
     found, = Registry(root, 5000).load()
     assert (found.policy.source.name, found.policy.deny, found.policy.spawn_max) == ("standard", ("OPEN:/state",), 3)

@@ -116,9 +116,12 @@ while True:
     assert "over the parent's" in more
     parent, child = (live.json("policy", "show", one) for one in (agent, kid))
     assert (child["mode"], child["spawn_max"], parent["spawn_max"]) == ("enforce", 1, 4)
+    spawning = {"effect": "allow", "rule": "capability://agent/kid-*?action=spawn&max={}", "file": "bot.yaml",
+                "line": 9}
     assert [row for row in child["rules"] if row not in parent["rules"]] == [
-        {"effect": "deny", "rule": "UNLINK", "file": "", "line": 0}]
-    assert [row for row in parent["rules"] if row not in child["rules"]] == []
+        spawning | {"rule": spawning["rule"].format(1)}, {"effect": "deny", "rule": "UNLINK", "file": "", "line": 0}]
+    assert [row for row in parent["rules"] if row not in child["rules"]] == [
+        spawning | {"rule": spawning["rule"].format(4)}]
     live.ctl("kill", "-9", agent, kid, check=0)
 
 

@@ -1,6 +1,6 @@
 """Open files. One class for each kind of content; all answer the same few methods.
 
-Rights are judged when a file is opened and stay with the handle, as on Linux.
+Rights are judged when a file is opened and stay with the handle, as on Linux, until they are withdrawn.
 """
 
 import errno
@@ -38,18 +38,32 @@ class Handle:
     node: Node
     flags: int
     who: Who
-    closed: Callable[[Node], None]
+    closed: Callable[["Handle"], None]
     changed: Callable[[Node], None] = tell_nobody
     readable: bool = field(init=False)
     writable: bool = field(init=False)
     blocks: bool = field(init=False, default=False)
     direct: bool = field(init=False, default=True)
+    withdrawn: Callable[[], CallError] | None = field(init=False, default=None)
+    """Makes what reading or writing answers since the right to it was taken back. No new right gives it to this handle
+    again.
+    """
+    _barred: bool = field(init=False, default=False)
     _open: bool = field(init=False, default=True)
 
     def __attrs_post_init__(self) -> None:
         self.readable = wants_read(self.flags)
         self.writable = wants_write(self.flags)
         self.node.opens += 1
+
+    def withdraw(self, why: Callable[[], CallError], *, reading: bool) -> None:
+        """No more reading, or else no more writing, through this handle."""
+        self.withdrawn = why
+        if reading:
+            self.node.barred += self.readable
+            self._barred, self.readable = self.readable or self._barred, False
+        else:
+            self.writable = False
 
     @property
     def size(self) -> int:
@@ -78,9 +92,12 @@ class Handle:
         if self._open:
             self._open = self.readable = self.writable = False
             self.node.opens -= 1
-            self.closed(self.node)
+            self.node.barred -= self._barred
+            self.closed(self)
 
     def _refuse(self, purpose: str) -> CallError:
+        if self.withdrawn is not None:
+            return self.withdrawn()
         return CallError(errno.EBADF, f"{shown(self.node)}: not open for {purpose}")
 
 
@@ -107,7 +124,7 @@ class FileHandle(Handle):
         self._content = self.node.content
         # A file that only grows: Linux's own idea of its end may be old, so its cached pages could lie.
         self._append = bool(self.flags & os.O_APPEND) or self.node.mount.rule is Rule.APPEND
-        self.direct = self._append and self.writable
+        self.direct = (self._append and self.writable) or self.node.barred > 0
 
     def read(self, count: int, offset: int) -> bytes:
         if not self.readable:
@@ -212,6 +229,6 @@ class WaitingHandle(Handle):
         return self._data[offset:offset + count]
 
     async def wait(self) -> None:
-        if self._data is None:
+        if self._data is None and self.readable:
             self._data = await self.source.wait()
             self.blocks = False

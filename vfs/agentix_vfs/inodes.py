@@ -7,6 +7,7 @@ append-only, read-only, fixed folders, quotas, and what makes no sense.
 import errno
 import stat
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Final
 
 from attrs import define, field
@@ -52,6 +53,8 @@ class Inodes:
 
     now: Callable[[], int]
     _last: int = field(init=False, default=0)
+    _open: dict[int, set[Handle]] = field(init=False, factory=dict[int, set[Handle]])
+    """What is open, of either door, by the agent that opened it."""
 
     def number(self) -> int:
         self._last += 1
@@ -209,6 +212,15 @@ class Inodes:
         """An open file or directory. `fresh`: just created by this open, so rules for old content do not bind."""
         if wants_write(flags) or flags & O_TRUNC:
             self._check_write(node, flags, fresh=fresh)
+        handle = self._opened(who, node, flags, changed, fresh=fresh)
+        self._open.setdefault(who.agent, set()).add(handle)
+        return handle
+
+    def opened(self, agent: int, uid: int) -> list[Handle]:
+        """What an agent has open, through either door; operators have other uids."""
+        return [handle for handle in self._open.get(agent, ()) if handle.who.uid == uid]
+
+    def _opened(self, who: Who, node: Node, flags: int, changed: Callable[[Node], None], *, fresh: bool) -> Handle:
         if isinstance(node, File):
             return self._open_file(who, node, flags, changed, fresh=fresh)
         if isinstance(node, Directory):
@@ -264,14 +276,22 @@ class Inodes:
             raise
         node.ctime_ns = self.now()
 
-    def closed(self, node: Node) -> None:
-        """A handle of the node was closed."""
+    def closed(self, handle: Handle) -> None:
+        """A handle was closed."""
+        mine = self._open[handle.who.agent]
+        mine.discard(handle)
+        if not mine:
+            del self._open[handle.who.agent]
+        node = handle.node
         if node.gone and not node.opens and node.mount.alive:
             node.mount.store.forget(node)
 
     # What binds everybody
 
     def _drop(self, node: Node, parent: Directory, name: bytes) -> None:
+        if node.opens:
+            with suppress(CallError):  # a path that became too long
+                node.was = child_path(parent, name)
         self.detach(node, parent, name)
         self._touch(parent)
         node.ctime_ns = parent.ctime_ns

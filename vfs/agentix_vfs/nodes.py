@@ -121,6 +121,10 @@ class Node:
     ctime_ns: int
     names: "list[tuple[Directory, bytes]]" = field(factory=list["tuple[Directory, bytes]"])
     opens: int = 0
+    was: bytes = b""
+    """Of what is open and has no name any more: the path of its last one, if that could be told."""
+    barred: int = 0
+    """Handles that may not read it any more: Linux must not keep pages of it, which they would find."""
     cached: bool = False
     """Linux may hold its attributes or pages: a change that did not come through the mount must be told."""
 

@@ -69,6 +69,8 @@ class Tree:
     root: Directory = field(init=False)
     watch: Callable[[Node], None] | None = field(init=False, default=None)
     """Told of nodes that system calls changed and Linux may have cached; the mount sets it."""
+    barred: Callable[[list[Node]], None] | None = field(init=False, default=None)
+    """Told of files that some handles may not read any more, so that Linux keeps nothing of them; the mount sets it."""
     removed: Callable[[Directory, bytes], None] | None = field(init=False, default=None)
     """Told of names in fixed folders that are gone; the mount sets it."""
     _agents: dict[int, _Agent] = field(init=False, factory=dict[int, _Agent])

@@ -18,7 +18,7 @@ import pyfuse3
 from attrs import define, field
 from pyfuse3 import EntryAttributes, FileInfo, FUSEError
 
-from agentix_syscalls.calls import O_EXCL, O_TRUNC
+from agentix_syscalls.calls import O_DIRECTORY, O_EXCL, O_TRUNC
 from agentix_syscalls.errors import CallError
 from agentix_vfs.fuse.blocked import Blocked
 from agentix_vfs.fuse.gate import Gate, Withheld
@@ -70,6 +70,7 @@ class Known:
 class Listing:
     """An open directory: its entries as they were when reading began at the start."""
 
+    handle: Handle
     folder: Directory
     entries: list[tuple[bytes, Node]] = field(factory=list[tuple[bytes, Node]])
 
@@ -306,14 +307,17 @@ class Requests(pyfuse3.Operations):
         folder = self._folder(inode)
         if folder.names:
             self._ask(ctx, "READDIR", *folder.names[0])
+        handle = self.tree.inodes.open(self._who(ctx), folder, O_DIRECTORY)
         self._last_handle += 1
-        self._listings[self._last_handle] = Listing(folder)
+        self._listings[self._last_handle] = Listing(handle, folder)
         return pyfuse3.FileHandleT(self._last_handle)
 
     @request
     def readdir(self, fh: int, start_id: int, token: pyfuse3.ReaddirToken) -> None:
         listing = self._listings[fh]
         folder = listing.folder
+        if listing.handle.withdrawn is not None:
+            raise listing.handle.withdrawn()
         if start_id == 0:
             self._list(listing)
         for position in range(start_id, len(listing.entries)):
@@ -336,6 +340,7 @@ class Requests(pyfuse3.Operations):
     @request
     def releasedir(self, fh: int) -> None:
         listing = self._listings.pop(fh)
+        listing.handle.close()
         agent = listing.folder.mount.agent
         self._listed[agent] = self._listed.get(agent, 0) - len(listing.entries)
         if not self._listed[agent]:

@@ -61,12 +61,12 @@ class FuseServer:
         Started when processes can use the mount. Raises OSError that names the mount point and the remedy.
         """
         with self._session(mountpoint):
-            self.tree.watch, self.tree.removed = self._changed, self._removed
+            self.tree.watch, self.tree.removed, self.tree.barred = self._changed, self._removed, self._barred
             try:
                 task_status.started()
                 await pyfuse3.main(max_tasks=WORKERS)
             finally:
-                self.tree.watch = self.tree.removed = None
+                self.tree.watch = self.tree.removed = self.tree.barred = None
 
     def interrupt(self, agent: int) -> int:
         """Answer the agent's blocked requests with EINTR, in the next turn of the loop; how many there were."""
@@ -110,8 +110,13 @@ class FuseServer:
             return
         self._send(partial(pyfuse3.invalidate_inode, pyfuse3.InodeT(node.ino), attr_only=True))
         if isinstance(node, File):
-            dropped = self._notices.submit(self._send, partial(pyfuse3.invalidate_inode, pyfuse3.InodeT(node.ino)))
-            wait([dropped], timeout=NOTICE_WAIT_S)
+            self._barred([node])
+
+    def _barred(self, nodes: list[Node]) -> None:
+        """Have the pages of these files forgotten. One wait for all: an agent may have as many as it likes."""
+        dropped = [self._notices.submit(self._send, partial(pyfuse3.invalidate_inode, pyfuse3.InodeT(node.ino)))
+                   for node in nodes if self._requests.knows(node.ino)]
+        wait(dropped, timeout=NOTICE_WAIT_S)
 
     def _removed(self, parent: Directory, name: bytes) -> None:
         notice = partial(pyfuse3.invalidate_entry, pyfuse3.InodeT(parent.ino), pyfuse3.FileNameT(name))

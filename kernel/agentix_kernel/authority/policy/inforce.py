@@ -1,11 +1,14 @@
-"""The policy in force for one agent: a document, and what its spawn added to it, as rules of the same kind.
+"""The policy in force for one agent: what it holds (rules that allow), and what a document and its spawn deny.
+
+It never changes: when an agent is given something, or something is taken back, another takes its place, by
+enforcement.put alone.
 
 Whatever asks about an agent (the dispatch of calls, the mount, signals, CHECKPOLICY) asks InForce.decide by the name of
 a call; ASKS says what each call asks of the rules.
 """
 
 import errno
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import lru_cache
 from typing import Final
 from weakref import WeakValueDictionary
@@ -35,6 +38,7 @@ MORE_CHILDREN: Final = "--spawn-max N at its spawn, or in its policy a rule such
 UNNAMED: Final = b"agent-0"
 """An agent that is given no name is called agent-N: what allows such names allows it."""
 COMMAND_LINE: Final = Mark("", 0, 0)
+SPAWN: Final = "spawn"
 
 ALL: Final = (parse(""),)
 _SPACES: Final[Mapping[str, tuple[Pattern, ...]]] = {
@@ -118,10 +122,6 @@ def _shipped(name: str) -> Policy:
     return document.load_shipped(name)
 
 
-def _is_spawn(one: Rule) -> bool:
-    return one.effect == ALLOW and one.capability.resource == "agent" and "spawn" in one.capability.actions
-
-
 def _unenforced(one: Rule) -> str | None:
     """Which of a rule's constraints no enforcer of this version holds: read over, it would allow more than it says."""
     limits = one.capability.constraints
@@ -155,17 +155,13 @@ def denial(text: str) -> Rule:
 
 @frozen(eq=False)
 class InForce:
-    """An agent's policy. `deny` is as it was written beside the document; `spawn_max` counts all it may spawn.
-
-    `given`: what the spawn of the agent, or an ancestor's, said of spawning beside the document.
-    """
+    """An agent's policy. `document` is as it is written, `deny` what was denied beside it."""
 
     source: Source
+    document: Policy
     compiled: Compiled
     mode: str
     deny: tuple[str, ...]
-    spawn_max: int
-    given: bool
     guarded: frozenset[str]
     """Names of the calls that the rules must be asked about; any other is allowed."""
     partial: frozenset[str]
@@ -173,7 +169,22 @@ class InForce:
 
     @property
     def policy(self) -> Policy:
+        """The document with the rules that are in force in place of its own."""
         return self.compiled.policy
+
+    @property
+    def allows(self) -> tuple[Rule, ...]:
+        """What is held: of an agent that was just spawned, what it begins with."""
+        return self.compiled.starting()
+
+    @property
+    def spawn_max(self) -> int:
+        """How many agents may be spawned, by all rules together."""
+        return min(UNBOUNDED, sum(map(_most, filter(_is_spawn, self.allows))))
+
+    def holding(self, allows: tuple[Rule, ...]) -> "InForce":
+        """The same with these rules in place of what is held."""
+        return _made(self.source, self.document, self.mode, self.deny, allows)
 
     def decide(self, call: str, *objects: bytes) -> Verdict:
         """What the rules say of a call on an object, given in each way in which rules may name it.
@@ -234,16 +245,15 @@ class InForce:
         return found.constraints.timeout_ns / 1e9 if found.constraints.timeout_ns is not None else None
 
     def narrowed(self, mode: str | None, deny: tuple[str, ...], spawn_max: int | None) -> "InForce":
-        """A child's policy: all of this one's rules and more, never a softer mode, never more children."""
+        """A child's policy: all of this one's denials and more, never a softer mode, never more children."""
         wanted = mode or self.mode
         if MODES.index(wanted) > MODES.index(self.mode):
             raise CallError(errno.EPERM, f"spawn: mode {wanted} is softer than the parent's {self.mode}",
                             rule="a child has at most what its parent has")
-        count = 0 if spawn_max is None else spawn_max
-        if count > self.spawn_max:
-            raise CallError(errno.EPERM, f"spawn: spawn_max {count} is over the parent's {self.spawn_max}",
+        if (spawn_max or 0) > self.spawn_max:
+            raise CallError(errno.EPERM, f"spawn: spawn_max {spawn_max} is over the parent's {self.spawn_max}",
                             rule="a child has at most what its parent has")
-        return _made(self.source, _base(self), wanted, self.deny + deny, count, given=self.given)
+        return _made(self.source, self.document, wanted, self.deny + deny, tuple(_shared_out(self.allows, spawn_max)))
 
     def rules(self) -> list[str]:
         """The rules as people read them."""
@@ -270,11 +280,6 @@ def _described(compiled: Compiled) -> str:
     return "".join(lines)
 
 
-def _base(inforce: InForce) -> Policy:
-    """The document without what was added: that stands behind its rules, and has no line."""
-    return evolve(inforce.policy, rules=tuple(one for one in inforce.policy.rules if one.mark.line))
-
-
 def _either(found: list[Decision]) -> Decision:
     """Of one object under several names: denied by a rule under any of them, or else allowed under any."""
     denied = next((one for one in found if one.denies), None)
@@ -283,47 +288,67 @@ def _either(found: list[Decision]) -> Decision:
 
 def make(source: Source | None = None, *, mode: str | None = None, deny: tuple[str, ...] = (),
          spawn_max: int | None = None) -> InForce:
-    """A policy from a document and what a command line adds; None: as the document says.
+    """A policy from a document and what a command line adds; None: as the document says. A number of agents to spawn
+    takes the place of what the document says of spawning.
 
     Raises CallError(EINVAL): BadPolicy for the document, or what is wrong with the rest.
     """
     source = source or Source()
     policy = read(source)
-    count = spawn_max if spawn_max is not None else _count(policy)
-    return _made(source, policy, mode or policy.mode, deny, count, given=spawn_max is not None)
+    allows = tuple(one for one in policy.rules if one.effect == ALLOW)
+    if spawn_max is not None:
+        allows = tuple(_shared_out(allows, None))
+    if spawn_max:
+        spawning = capabilities.Capability("agent", parse("", 1), frozenset({SPAWN}), evolve(FREE, max=spawn_max))
+        allows += (Rule(ALLOW, spawning, COMMAND_LINE),)
+    return _made(source, policy, mode or policy.mode, deny, allows)
 
 
-def restored(source: Source, mode: str, deny: tuple[str, ...], spawn_max: int, *, given: bool) -> InForce:
+def restored(source: Source, mode: str, deny: tuple[str, ...], allows: tuple[Rule, ...]) -> InForce:
     """A policy as it was, of an agent that an earlier kernel made. Raises CallError(EINVAL)."""
-    return _made(source, read(source), mode, deny, spawn_max, given=given)
+    return _made(source, read(source), mode, deny, allows)
 
 
-def _count(policy: Policy) -> int:
-    found = next(filter(_is_spawn, policy.rules), None)
-    if found is None:
-        return 0
-    most = found.capability.constraints.max
+def _is_spawn(one: Rule) -> bool:
+    return one.effect == ALLOW and one.capability.resource == "agent" and SPAWN in one.capability.actions
+
+
+def _most(one: Rule) -> int:
+    most = one.capability.constraints.max
     return UNBOUNDED if most is None else most
 
 
+def _shared_out(allows: tuple[Rule, ...], count: int | None) -> Iterator[Rule]:
+    """The rules with leave to spawn so many agents together, and no more: the first rules that allow it give it."""
+    left = count or 0
+    for one in allows:
+        if not _is_spawn(one):
+            yield one
+            continue
+        if others := one.capability.actions - {SPAWN}:
+            yield evolve(one, capability=evolve(one.capability, actions=others))
+        if given := min(left, _most(one)):
+            limits = evolve(one.capability.constraints, max=given)
+            yield evolve(one, capability=evolve(one.capability, actions=frozenset({SPAWN}), constraints=limits))
+            left -= given
+
+
 _SHARED: Final[WeakValueDictionary[object, Compiled]] = WeakValueDictionary()
-"""What agents of one document and the same additions share."""
+"""What agents share that hold the same and are denied the same."""
 
 
-def _made(source: Source, policy: Policy, mode: str, deny: tuple[str, ...], spawn_max: int, *, given: bool) -> InForce:
+def _made(source: Source, document: Policy, mode: str, deny: tuple[str, ...], allows: tuple[Rule, ...]) -> InForce:
     deny = tuple(dict.fromkeys(deny))
     if len(deny) > DENIALS_MAX:
         raise CallError(errno.EINVAL, f"over {DENIALS_MAX} denials beside the policy",
                         remedy="write them into a policy's file")
-    key = (source, deny, spawn_max if given else None)
+    key = (source, deny, allows)
     compiled = _SHARED.get(key)
     if compiled is None:
-        more = [denial(text) for text in deny]
-        if given and spawn_max:
-            more.append(Rule(ALLOW, capabilities.Capability(
-                "agent", parse("", 1), frozenset({"spawn"}), evolve(FREE, max=spawn_max)), COMMAND_LINE))
-        _SHARED[key] = compiled = Compiled(evolve(policy, rules=(*policy.rules, *more)))
-    return InForce(source, compiled, mode, deny, spawn_max, given, *_guarded(compiled))
+        denials = (*(one for one in document.rules if one.effect == DENY), *map(denial, deny))
+        rules = sorted((*allows, *denials), key=lambda one: (not one.mark.line, one.mark.line, one.mark.column))
+        _SHARED[key] = compiled = Compiled(evolve(document, rules=tuple(rules)))
+    return InForce(source, document, compiled, mode, deny, *_guarded(compiled))
 
 
 @lru_cache(maxsize=16)

@@ -34,7 +34,7 @@ LINE_MAX: Final = 300
 """Characters of a rule that is told as a remedy."""
 
 
-@frozen
+@frozen(cache_hash=True)
 class Rule:
     """What is allowed or denied, and where it is written. A denial's path has all below it.
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from emulation import on_a_real_machine
+from emulation import WAIT_S, on_a_real_machine
 
 BENCH = Path(__file__).resolve().parents[2] / "bench"
 sys.path.insert(0, str(BENCH))
@@ -89,7 +89,7 @@ def test_a_bench_that_is_ended_cleans_up(scratch: Path) -> None:
         processes.wait_until(lambda: list(scratch.glob("*/run/control.sock")) != [] or bench.poll() is not None,
                              "its kernel answers", 30)
         bench.terminate()
-        told, _ = bench.communicate(timeout=60)
+        told, _ = bench.communicate(timeout=WAIT_S)
     assert (bench.returncode, told) == (128 + signal.SIGTERM, b"")
     assert _traces(str(scratch), f"agentix-bench-{bench.pid}") == []
 
@@ -185,7 +185,7 @@ def test_table() -> None:
 
 def _load(folder: Path, operation: str, pid: int, *targets: str) -> "subprocess.CompletedProcess[str]":
     return subprocess.run([folder / "load", operation, "50", "10", str(pid), *targets], capture_output=True, text=True,
-                          check=False, timeout=20)
+                          check=False, timeout=WAIT_S)
 
 
 @pytest.fixture(scope="module")

@@ -7,6 +7,7 @@ import uuid
 from collections.abc import Callable, Iterator
 
 import pytest
+from emulation import WAIT_S
 
 from agentix_kernel.cgroups import Cgroups, Group, detect
 from agentix_kernel.cgroups.detect import KINDS, read_mounts
@@ -45,7 +46,7 @@ def processes() -> Iterator[list[subprocess.Popen[bytes]]]:
     yield running
     for process in running:
         process.kill()
-        process.wait(timeout=20)
+        process.wait(timeout=WAIT_S)
         process.stdin.close()
         process.stdout.close()
 

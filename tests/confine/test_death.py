@@ -150,7 +150,7 @@ for _ in range(5):
         signal.pause()
 """)
     assert await running.sandbox.wait() == Ended(0, None)
-    with trio.fail_after(5):
+    with trio.fail_after(WAIT_S):
         await running.sandbox.group.emptied()
 
 

@@ -9,6 +9,7 @@ import sys
 import tempfile
 
 import pytest
+from emulation import WAIT_S
 
 from agentix_syscalls import control, wire
 
@@ -24,7 +25,7 @@ def prefix():
 
 def boot(prefix: str) -> subprocess.CompletedProcess[str]:
     """A boot that must be refused before anything is written."""
-    return subprocess.run([AGENTD, "--prefix", prefix], capture_output=True, text=True, timeout=30, check=False)
+    return subprocess.run([AGENTD, "--prefix", prefix], capture_output=True, text=True, timeout=WAIT_S, check=False)
 
 
 @pytest.mark.parametrize("change", [lambda path: os.chown(path, 12345, 12345), lambda path: os.chmod(path, 0o777)],
@@ -79,7 +80,7 @@ def test_descriptors_without_a_frame_are_not_hoarded(kernel):
     finally:
         sock.close()
         os.close(null)
-    kernel.until(lambda: descriptors(kernel) <= before + 2, 10)
+    kernel.until(lambda: descriptors(kernel) <= before + 2)
 
 
 def test_a_spawn_that_is_refused_gives_its_descriptors_back(kernel):
@@ -99,4 +100,4 @@ def test_a_spawn_that_is_refused_gives_its_descriptors_back(kernel):
                 while reader.next() is not None:
                     seen += 1
     os.close(null)
-    kernel.until(lambda: descriptors(kernel) <= before + 2, 10)
+    kernel.until(lambda: descriptors(kernel) <= before + 2)

@@ -144,7 +144,7 @@ def test_a_child_that_was_asked_for_in_the_same_breath_does_not_outlive_sigpolic
     assert kernel.until_state(agent, "dead")["why"] == "policy"
     marker = kernel.spawn(scripts("print('after')"))  # what was queued before it has come to pass
     kernel.until_state(marker, "dead")
-    kernel.until(lambda: [row for row in kernel.json("ps") if "sleep" in str(row["argv"])] == [], 10)
+    kernel.until(lambda: [row for row in kernel.json("ps") if "sleep" in str(row["argv"])] == [])
 
 
 @pytest.mark.parametrize("policy", ["audit", "standard", ["mine.yaml", b"version: 1\nname: mine\nmode: audit\n"]])

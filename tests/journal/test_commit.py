@@ -6,6 +6,7 @@ import threading
 
 import pytest
 import trio
+from emulation import WAIT_S
 from journal.building import KEY, judge, not_random, open_real, open_sim, step, values
 from sim.disk import SimDisk, SimFile
 
@@ -28,7 +29,7 @@ class Gate:
             if threading.current_thread().name == "journal-commit":
                 self.count += 1
                 self.entered.release()
-                assert self.go.acquire(timeout=30)
+                assert self.go.acquire(timeout=WAIT_S)
                 if self.error:
                     raise self.error
             plain(file)
@@ -52,7 +53,7 @@ async def test_committed_returns_when_it_is(tmp_path):
     seq = step(journal, 0)
     journal.publish()
     journal.request_commit()
-    with trio.fail_after(30):
+    with trio.fail_after(WAIT_S):
         await journal.committed(seq)
         await trio.lowlevel.wait_readable(journal.commit_fd)
     assert journal.durable == seq
@@ -74,7 +75,7 @@ async def test_requests_coalesce_while_one_is_in_flight(journal, monkeypatch):
         first = step(journal, 0)
         journal.publish()
         journal.request_commit()
-        assert gate.entered.acquire(timeout=30)
+        assert gate.entered.acquire(timeout=WAIT_S)
         nursery.start_soon(wait, first)
         for n in range(1, 50):
             nursery.start_soon(wait, step(journal, n))
@@ -95,7 +96,7 @@ async def test_what_is_published_during_a_sync_waits_for_the_next(journal, monke
     first = step(journal, 0)
     journal.publish()
     journal.request_commit()
-    assert gate.entered.acquire(timeout=30)
+    assert gate.entered.acquire(timeout=WAIT_S)
     second = step(journal, 1)
     journal.publish()
     gate.go.release()
@@ -195,7 +196,7 @@ def test_a_host_loop_wakes_tasks_of_a_guest_run(tmp_path):
 
     async def main():
         seq = step(journal, 0)
-        with journal.follow() as follower, trio.fail_after(30):
+        with journal.follow() as follower, trio.fail_after(WAIT_S):
             todo.append(journal.publish)  # by the host
             todo.append(journal.request_commit)
             ready.release(2)
@@ -205,7 +206,7 @@ def test_a_host_loop_wakes_tasks_of_a_guest_run(tmp_path):
 
     trio.lowlevel.start_guest_run(main, run_sync_soon_threadsafe=soon, done_callback=done.append)
     while not done:
-        assert ready.acquire(timeout=30)
+        assert ready.acquire(timeout=WAIT_S)
         todo.pop(0)()
     assert done[0].unwrap() == (1, 1)
     journal.close()

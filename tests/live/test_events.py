@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from emulation import WAIT_S
 
 from agentix.control import Client
 from agentix_syscalls import events, records
@@ -81,7 +82,7 @@ def test_the_kernel_dies_under_it(make_kernel):
         assert json.loads(watch.stdout.readline())["event"] == "boot"
         live.process.kill()
         live.process.wait()
-        said = watch.communicate(timeout=30)[1]
+        said = watch.communicate(timeout=WAIT_S)[1]
     assert (watch.returncode, said.count("\n")) == (1, 1)
     assert said.startswith("agentctl: the kernel closed the connection; ")
     live.start()

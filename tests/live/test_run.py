@@ -27,7 +27,8 @@ def prefix():
 
 
 def agentctl(*args, **more):
-    return subprocess.run([f"{BIN}/agentctl", *args], capture_output=True, text=True, timeout=90, check=False, **more)
+    return subprocess.run([f"{BIN}/agentctl", *args], capture_output=True, text=True, timeout=2 * WAIT_S, check=False,
+                          **more)
 
 
 def test_without_a_kernel_a_private_one_is_started(prefix):

@@ -12,6 +12,7 @@ import tempfile
 from pathlib import Path
 
 import pytest
+from emulation import WAIT_S
 
 from agentix import libc
 from agentix.testing import Kernel, private_kernel
@@ -35,7 +36,7 @@ def folder():
 def run(folder: Path, text: str, **environment: str) -> "subprocess.CompletedProcess[str]":
     (folder / "test_it.py").write_text(text)
     argv = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-rs", "test_it.py"]
-    return subprocess.run(argv, cwd=folder, capture_output=True, text=True, timeout=100, check=False,
+    return subprocess.run(argv, cwd=folder, capture_output=True, text=True, timeout=2 * WAIT_S, check=False,
                           env=os.environ | {"TMPDIR": f"{folder}/tmp"} | environment)
 
 

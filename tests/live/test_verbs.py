@@ -89,7 +89,7 @@ def test_neither_output_nor_complaints_are_read(anchored, words):
 def test_ctrl_c(anchored, words):
     with begun(anchored, words) as process:
         process.send_signal(signal.SIGINT)
-        _, complaint = process.communicate(timeout=30)
+        _, complaint = process.communicate(timeout=WAIT_S)
     assert (process.returncode, complaint.strip()) == (130, "")
 
 
@@ -101,7 +101,7 @@ def test_stopped_and_continued(anchored, words):
         assert os.WIFSTOPPED(how)
         process.send_signal(signal.SIGCONT)
         process.send_signal(signal.SIGINT)
-        _, complaint = process.communicate(timeout=30)
+        _, complaint = process.communicate(timeout=WAIT_S)
     assert (process.returncode, complaint.strip()) == (130, "")
 
 
@@ -114,7 +114,7 @@ def test_a_kernel_that_dies(make_kernel):
     live.process.kill()
     live.process.wait()
     for name, process in watching.items():
-        _, complaint = process.communicate(timeout=30)
+        _, complaint = process.communicate(timeout=WAIT_S)
         assert process.returncode == STATUS_OF_A_DEAD_KERNEL.get(name, 1), (name, complaint)
         assert set(complaint.splitlines()) - {"here"} == {complaint.splitlines()[0]}, (name, complaint)
         assert complaint.startswith("agentctl: the kernel closed the connection; "), (name, complaint)

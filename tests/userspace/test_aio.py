@@ -14,6 +14,7 @@ import pytest
 import trio
 import trio.testing
 from attrs import define, field
+from emulation import WAIT_S
 
 from agentix import aio, libc
 from agentix_syscalls import calls, wire
@@ -360,7 +361,7 @@ def test_each_run_has_a_connection_of_its_own_and_closes_it(kernel):
     for number in (1, 2):
         assert trio.run(pid) == (5, 2)
         assert kernel.accepted == number
-        kernel.closed.get(timeout=10)
+        kernel.closed.get(timeout=WAIT_S)
 
 
 def test_runs_in_other_threads(kernel):

@@ -5,6 +5,7 @@ import os
 import stat
 
 import pytest
+from emulation import WAIT_S
 
 from agentix.agentctl import copying
 from agentix.agentctl.copying import engine, progress
@@ -285,7 +286,7 @@ def test_cat_does_not_steer_a_terminal(operator):
     ours, theirs = pty.openpty()
     try:
         subprocess.run([sys.executable, "-m", "agentix.agentctl", "cat", "scout:a"], stdout=theirs, check=True,
-                       timeout=60, env={**os.environ, "PYTHONUTF8": "1"})
+                       timeout=WAIT_S, env={**os.environ, "PYTHONUTF8": "1"})
         assert os.read(ours, 4096).decode() == "\\x1b]0;evil\\x07line\r\n\ttab é \\xff"
     finally:
         os.close(ours)

@@ -8,6 +8,7 @@ import threading
 from pathlib import Path
 
 import pytest
+from emulation import WAIT_S
 
 from agentix_syscalls import signals
 
@@ -40,7 +41,7 @@ class Interrupted:
             until_the_main_thread_waits()
             # To this thread: no EINTR tells the one that waits, as when a signal comes just before a wait begins.
             signal.pthread_kill(threading.get_ident(), self.number)
-            assert self.got.acquire(timeout=10)
+            assert self.got.acquire(timeout=WAIT_S)
         yield [1, b"ended\n", 0]
 
 
@@ -70,6 +71,6 @@ def test_ctrl_c_is_quiet(operator):
         assert child.stdout is not None
         assert child.stdout.readline() == b"begun\n"
         child.send_signal(signal.SIGINT)
-        _, complaint = child.communicate(timeout=10)
+        _, complaint = child.communicate(timeout=WAIT_S)
     gate.set()
     assert (child.returncode, complaint) == (130, b"\n")

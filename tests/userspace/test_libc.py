@@ -12,6 +12,7 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from emulation import WAIT_S
 
 from agentix import libc
 from agentix.libc import connection
@@ -154,7 +155,7 @@ def test_a_kernel_that_refuses_the_version(kernel):
     kernel.on(libc.SYS_HELLO, refuse)
     with pytest.raises(libc.Error, match="version 2"):
         libc.getpid()
-    kernel.closed.get(timeout=10)
+    kernel.closed.get(timeout=WAIT_S)
 
 
 def test_a_kernel_that_goes_away(kernel):

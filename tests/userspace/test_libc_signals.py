@@ -7,6 +7,7 @@ import threading
 import time
 
 import pytest
+from emulation import WAIT_S
 
 from agentix import libc
 from agentix.libc import connection
@@ -105,7 +106,7 @@ def test_what_a_handler_raises_ends_the_call_and_its_connection(kernel, pending)
     with pytest.raises(KeyError):
         libc.wait()
     release.set()
-    kernel.closed.get(timeout=10)
+    kernel.closed.get(timeout=WAIT_S)
     assert libc.getpid() == 5
     assert len(connection._open) == 1
 

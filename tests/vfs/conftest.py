@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import trio
 from attrs import define, field
+from emulation import WAIT_S
 
 from agentix_syscalls.errors import CallError
 from agentix_vfs import Entry, Synthetic, Tree, Who
@@ -129,7 +130,7 @@ async def mount(tmp_path: Path, nursery: trio.Nursery) -> AsyncIterator[Mount]:
     everything: list[Mounted] = []
     yield start
     for mounted in everything:
-        with trio.CancelScope(shield=True), trio.fail_after(10):
+        with trio.CancelScope(shield=True), trio.fail_after(WAIT_S):
             await mounted.stop()
         assert str(mounted.path) not in mounts()
         assert mounted.faults == []

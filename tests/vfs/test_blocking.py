@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import trio
+from emulation import WAIT_S
 
 from agentix_vfs import Waiting
 from agentix_vfs.fuse.blocked import PER_AGENT_MAX
@@ -40,7 +41,7 @@ def state_of(pid: int) -> str:
 
 
 async def end(reader: trio.Process) -> int:
-    with trio.fail_after(5):
+    with trio.fail_after(WAIT_S):
         code = await reader.wait()
     await reader.stdout.aclose()
     return code

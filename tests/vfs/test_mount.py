@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import trio
+from emulation import WAIT_S
 
 from agentix_vfs import Growing, Synthetic, Tree, Who
 from agentix_vfs.fuse import readiness
@@ -117,7 +118,7 @@ async def test_mapped_readers_see_changes(mount: Mount) -> None:
         return line
 
     try:
-        with trio.fail_after(10):
+        with trio.fail_after(WAIT_S):
             assert await look() == b"old!\n"
             for number in range(5):
                 handle = m.tree.open(ME, b"state/f", os.O_RDWR)
@@ -234,7 +235,7 @@ async def test_tail_follows_a_growing_file(mount: Mount) -> None:
         user=UID, group=UID, extra_groups=[])
     try:
         got = b""
-        with trio.fail_after(10):
+        with trio.fail_after(WAIT_S):
             for expected in (b"one\n", b"two\n", b"three\n"):
                 if expected != b"one\n":
                     log += expected
@@ -362,7 +363,7 @@ async def test_unmounted_from_outside_it_ends(mount: Mount) -> None:
     m = await mount()
     await m.sh("ls")
     await trio.run_process(["umount", m.path])
-    with trio.fail_after(5):
+    with trio.fail_after(WAIT_S):
         await m.ended.wait()
 
 

@@ -4,7 +4,6 @@ import errno
 import os
 import re
 import signal as linux
-from hashlib import sha256
 from typing import Final
 
 import trio
@@ -91,9 +90,9 @@ async def begin(kernel: Kernel, process: Process) -> int:
     restarts.begun(kernel.config, process.lives, kernel.world.clock.monotonic_ns())
     correlation = kernel.next_correlation()
     kernel.record(records.SPAWN, process, phase=records.INTENT, correlation=correlation, data=_told(process))
-    text = process.policy.source.text
-    if text is not None and process.life == 1:
-        kernel.record(records.POLICY, process, data=(sha256(text).hexdigest(), process.policy.source.name))
+    source = process.policy.source
+    if process.life == 1 and not source.shipped:
+        kernel.record(records.POLICY, process, data=(source.hash, source.name))
     kernel.flush()
     try:
         await _launch(kernel, process)

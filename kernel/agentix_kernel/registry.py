@@ -103,14 +103,15 @@ class Registry:
         if self.root is None:
             return
         command, limits, policy, end = process.command, process.limits, process.policy, process.end
-        text = policy.source.text
+        source = policy.source
+        assert source.text is not None
         row = {
             "id": process.id, "life": process.life, "name": process.name, "uid": process.uid, "parent": process.parent,
             "state": process.state.value, "kind": command.kind, "argv": command.argv, "owner": command.owner,
             "limits": [limits.memory_bytes, limits.cpus, limits.pids, limits.timeout_s],
             "mode": policy.mode, "deny": policy.deny,
             "holds": [[str(one.capability), one.mark.file, one.mark.line, one.mark.column] for one in policy.allows],
-            "policy": [policy.source.name, None if text is None else text.decode()],
+            "policy": [source.name, source.text.decode(), source.shipped],
             "started_wall_ns": process.started_wall_ns, "ended_wall_ns": process.ended_wall_ns,
             "runtime": command.runtime, "profile": command.profile,
             "calls": process.calls, "denials": process.denials,
@@ -189,8 +190,8 @@ def _process(row: dict[str, Any]) -> Process:
 
 def _policy(row: dict[str, Any]) -> InForce:
     """Raises CallError for what is no policy any more: its agent is not shown as one that had less."""
-    name, text = row.get("policy", (inforce.STANDARD, None))
-    source, deny = Source(name, None if text is None else text.encode()), tuple(row["deny"])
+    name, text, *shipped = row.get("policy", (inforce.STANDARD, None))  # earlier versions kept no text of shipped ones
+    source, deny = Source(name, None if text is None else text.encode(), *shipped), tuple(row["deny"])
     if "holds" not in row:  # of an earlier version, which had a number beside the document
         count = row["spawn_max"] if row.get("spawn_given", True) else None
         return inforce.make(source, mode=row["mode"], deny=deny, spawn_max=count)

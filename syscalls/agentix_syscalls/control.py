@@ -169,7 +169,8 @@ CONTROLS: Final = (
     Control(29, "reload", "Read the files of runtimes and profiles again, make the runtimes ready, and put them in "
             "force; when one is bad, all stays as it was.", (), "{runtimes, profiles}",
             (("EINVAL", "a file is bad, or a runtime cannot be made ready"),), root=True),
-    Control(30, "policy_check", "Read a policy as a spawn would.", (_POLICY,), "{name, mode, spawn_max, rules, limits}",
+    Control(30, "policy_check", "Read a policy as a spawn would.", (_POLICY,),
+            "{name, source, shipped, hash, mode, spawn_max, rules, binds, limits}",
             _BAD_POLICY),
     Control(31, "policy_test", "What a policy says of a call, as CHECKPOLICY does.",
             (_POLICY, Arg("call", types.text, "name, with or without SYS_"),
@@ -178,8 +179,9 @@ CONTROLS: Final = (
             "{allowed, mode, rule, message}", _BAD_POLICY),
     Control(32, "policy_diff", "What becomes different when the second policy takes the place of the first.",
             (_POLICY, Arg("other", spawn.policy, "likewise")), "[{key, before, after, effect}, ...]", _BAD_POLICY),
-    Control(33, "policy_show", "The policy in force for an agent.", (_TARGET,),
-            "{name, source, mode, spawn_max, rules, limits}", (("ESRCH", "no such agent"),)),
+    Control(33, "policy_show", "The policy in force for an agent.",
+            (_TARGET, Arg("text", types.boolean, "with the document's text", False)),
+            "{name, source, shipped, hash, mode, spawn_max, rules, binds, limits}", (("ESRCH", "no such agent"),)),
 )
 
 BY_NUMBER: Final = {c.number: c for c in CONTROLS}

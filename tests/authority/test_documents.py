@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from agentix_kernel.authority.policy import agents_md, document, reading
 from agentix_kernel.authority.policy.reading import BadPolicy
+from agentix_syscalls import spawn
 
 HEAD = "version: 1\nname: example\nmode: enforce\n"
 FULL = """\
@@ -51,6 +52,8 @@ def test_everything_there_is_is_read() -> None:
     policy = document.load(FULL.encode(), "full.yaml")
     assert (policy.name, policy.mode, policy.file) == ("full-1", "strict", "full.yaml")
     assert policy.limits == document.Bounds(512 << 20, 0.5, 64, 600.0)
+    assert {name: mark.line for name, mark in policy.limits.marks.items()} == dict.fromkeys(spawn.LIMITS, 5)
+    assert policy.binds[0].mark.line == 7
     assert policy.binds == (document.BindRule("/srv/data/in", "/data", writable=False),)
     assert [(rule.mark.line, rule.text) for rule in policy.rules] == [
         (9, "allow capability://file/state?action=read,write"),
@@ -167,7 +170,11 @@ BAD = {
     "bind mode": (HEAD + "binds: [{host: /srv, at: /x}]\n", "key 'mode' is missing"),
     "bind twice": (
         HEAD + "binds: [{host: /a, at: /x, mode: ro}, {host: /b, at: //x/, mode: ro}]\n",
-        "two binds are shown at /x",
+        "4:39: /x overlaps /x, which is bound at p.yaml:4:9",
+    ),
+    "bind within": (
+        HEAD + "binds:\n  - {host: /a, at: /x/y, mode: ro}\n  - {host: /b, at: /x, mode: ro}\n",
+        "6:5: /x overlaps /x/y, which is bound at p.yaml:5:5",
     ),
     "budget": (HEAD + "budgets: {calls: -1}\n", "'-1' is not a number"),
     "budgets": (HEAD + "budgets: {tokens: 1}\n", "'tokens'"),

@@ -82,13 +82,15 @@ class Configured:
 
 @frozen
 class Profile:
-    """Options of a spawn, by their names in spawn.OPTIONS; `binds` hold descriptors until `Settings.close`."""
+    """Options of a spawn, by their names in spawn.OPTIONS; binds hold descriptors until `Settings.close`."""
 
     name: str
     file: str
     doc: str
     options: dict[str, Any]
     binds: tuple[Bind, ...]
+    policy_binds: tuple[Bind, ...] = ()
+    """What its policy shows: not for a spawn that names another policy."""
 
 
 @define(eq=False)
@@ -103,7 +105,7 @@ class Settings:
 
     def close(self) -> None:
         for profile in self.profiles.values():
-            for bind in profile.binds:
+            for bind in (*profile.binds, *profile.policy_binds):
                 os.close(bind.source_fd)
         self.profiles.clear()
 
@@ -177,12 +179,16 @@ def _profile(config: Config, name: str, path: str) -> Profile:
     if "policy" in given:
         given["policy"] = _read_policy(path, given["policy"])
     try:
-        make(Source(*given.get("policy", ())), deny=given.get("deny", ()), spawn_max=given.get("spawn_max"))
+        policy = make(Source(*given.get("policy", ())), deny=given.get("deny", ()), spawn_max=given.get("spawn_max"))
     except CallError as error:
         raise ConfigError(f"{path}: {error.message}") from None
+    shown_by_policy = policy.policy.binds
+    if writable := next((bind for bind in shown_by_policy if bind.writable), None):
+        raise ConfigError(f"{path}: policy: {writable.mark}: {writable} is writable, and a profile shows nothing that "
+                          "is; whoever owns the folder spawns with --policy")
     binds: list[Bind] = []
     try:
-        for source, target in pairs:
+        for source, target in (*pairs, *((bind.host, bind.at) for bind in shown_by_policy)):
             _check_source(config, path, source)
             _check_target(path, target, (*template.python_folders(), *(bind.target for bind in binds)))
             fd = os.open(source, os.O_PATH | os.O_CLOEXEC)
@@ -191,7 +197,7 @@ def _profile(config: Config, name: str, path: str) -> Profile:
         for bind in binds:
             os.close(bind.source_fd)
         raise
-    return Profile(name, path, doc, given, tuple(binds))
+    return Profile(name, path, doc, given, tuple(binds[:len(pairs)]), tuple(binds[len(pairs):]))
 
 
 def _read_policy(path: str, source: tuple[str, bytes | None]) -> tuple[str, bytes | None]:

@@ -33,7 +33,8 @@ def complete(kernel: Kernel, given: dict[str, Any]) -> tuple[dict[str, Any], tup
         options = profile.options | given
         options["env"] = profile.options.get("env", {}) | given.get("env", {})
         options["deny"] = (*profile.options.get("deny", ()), *given.get("deny", ()))
-        binds = tuple(evolve(bind, source_fd=os.dup(bind.source_fd)) for bind in profile.binds)
+        wanted = (*profile.binds, *(profile.policy_binds if "policy" not in given else ()))
+        binds = tuple(evolve(bind, source_fd=os.dup(bind.source_fd)) for bind in wanted)
     runtime = options.get("runtime", DEFAULT_RUNTIME)
     if runtime != DEFAULT_RUNTIME:
         try:
@@ -177,7 +178,7 @@ def _profile_row(kernel: Kernel, profile: Profile) -> dict[str, Any]:
     return {
         "name": profile.name, "runtime": profile.options.get("runtime", DEFAULT_RUNTIME), "options": options,
         "agents": _living(kernel, "profile", profile.name),
-        "binds": [{"target": bind.target, "source": bind.source} for bind in profile.binds],
+        "binds": [{"target": bind.target, "source": bind.source} for bind in (*profile.binds, *profile.policy_binds)],
         "environment": sorted(profile.options.get("env", {})), "file": profile.file, "doc": profile.doc,
     }
 

@@ -184,6 +184,16 @@ def _open_source(source: str, *, writable: bool, files: contextlib.ExitStack) ->
     return fd
 
 
+def open_shown(client: Client, policy: tuple[str, bytes | None] | None,
+               files: contextlib.ExitStack) -> tuple[list[list[Any]], list[int]]:
+    """What the binds of a policy's file name, as _open_bind gives it. Raises Failure, and CallError for a bad file."""
+    if policy is None or b"binds" not in (policy[1] or b""):  # to read it takes time, and most show nothing
+        return [], []
+    rows = client.call("policy_check", policy)["binds"]
+    return ([[row["at"], row["writable"], row["host"]] for row in rows],
+            [_open_source(row["host"], writable=row["writable"], files=files) for row in rows])
+
+
 def read_script(path: str) -> bytes:
     """The text of a script, read with the rights of whoever runs this. Raises Failure (127, 126, 125)."""
     try:
@@ -225,7 +235,11 @@ _STATUSES: Final = {errno.ENOENT: NOT_FOUND, errno.ENOEXEC: NOT_EXECUTABLE, errn
 
 def _spawn(client: Client, command: Command, given: dict[str, Any], fds: list[int]) -> dict[str, Any]:
     try:
-        spawned: dict[str, Any] = client.call("spawn", command.kind, command.argv, given, descriptors=fds)
+        with contextlib.ExitStack() as files:
+            shown, more = open_shown(client, given.get("policy"), files)
+            if shown:
+                given = {**given, "binds": [*given.get("binds", ()), *shown]}
+            spawned: dict[str, Any] = client.call("spawn", command.kind, command.argv, given, descriptors=[*fds, *more])
     except CallError as error:
         said = complaints(error) if "policy" in given and "\n" in error.message else explain(error)
         raise Failure(said, _STATUSES.get(error.number, AGENTIX_FAILED)) from None

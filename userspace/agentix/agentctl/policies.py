@@ -120,17 +120,28 @@ def policy_diff(which: Which, old: str, new: str, *, as_json: bool) -> None:
             (row["effect"], row["key"], row["before"] or "-", row["after"] or "-") for row in found))
 
 
-@verb(name="show", examples=(("agentctl policy show scout", "its rules, with file and line"),))
+@verb(name="show", examples=(
+    ("agentctl policy show scout", "its rules, with file and line"),
+    ("agentctl policy show --text scout >mine.yaml", "the document, as a start for one's own"),
+))
 @json_option
+@click.option("--text", is_flag=True, help="Print the text of its document, and nothing else.")
 @click.argument("agent", metavar="AGENT", type=read_agent)
-def policy_show(which: Which, agent: int | str, *, as_json: bool) -> None:
-    """Show the policy in force for an agent."""
+def policy_show(which: Which, agent: int | str, *, text: bool, as_json: bool) -> None:
+    """Show the policy in force for an agent.
+
+    Its text is kept: files that change, and versions with other shipped policies, leave it as it is.
+    """
     with which.connect() as client:
-        found = client.call("policy_show", agent)
+        found = client.call("policy_show", agent, text)
     if as_json:
         show.print_json(found)
         return
-    show.facts((name, found[name]) for name in ("name", "source", "mode", "spawn_max"))
+    if text:
+        for line in found["text"].decode().splitlines():
+            click.echo(show.printable(line))
+        return
+    show.facts((name, found[name]) for name in ("name", "source", "shipped", "hash", "mode", "spawn_max"))
     show.table(("EFFECT", "RULE", "WHERE"), (
         (row["effect"], row["rule"], f"{row['file']}:{row['line']}" if row["line"] else "spawn")
         for row in found["rules"]))

@@ -6,7 +6,7 @@ from typing import Final
 from attrs import frozen
 
 from agentix_kernel.authority.constraints import Constraints
-from agentix_kernel.authority.policy.document import BindRule, Policy
+from agentix_kernel.authority.policy.document import BOUNDS, BindRule, Policy
 from agentix_kernel.authority.policy.rules import ALLOW, DENY, Rule
 from agentix_syscalls.spawn import MODES
 
@@ -72,10 +72,8 @@ def _meet(one: Rule, other: Rule) -> bool:
 
 
 def _pairs(a: Policy, b: Policy) -> Iterator[tuple[str, float | None, float | None]]:
-    yield "limits.memory", a.limits.memory_bytes, b.limits.memory_bytes
-    yield "limits.cpus", a.limits.cpus, b.limits.cpus
-    yield "limits.pids", a.limits.pids, b.limits.pids
-    yield "limits.timeout", a.limits.timeout_s, b.limits.timeout_s
+    for key, name in BOUNDS:
+        yield f"limits.{key}", getattr(a.limits, name), getattr(b.limits, name)
 
 
 def _at_most(mine: float | None, theirs: float | None) -> bool:
@@ -110,15 +108,11 @@ def _shown(value: float | None) -> str:
 def _binds(a: Policy, b: Policy) -> Iterator[Change]:
     for bind in a.binds:
         if bind not in b.binds:
-            yield Change("binds", _bind_text(bind), "", NARROWER)
+            yield Change("binds", str(bind), "", NARROWER)
     for bind in b.binds:
         if bind not in a.binds:
             wider = not any(_bind_within(bind, old) for old in a.binds)
-            yield Change("binds", "", _bind_text(bind), WIDER if wider else NARROWER)
-
-
-def _bind_text(bind: BindRule) -> str:
-    return f"{bind.host} at {bind.at} {'rw' if bind.writable else 'ro'}"
+            yield Change("binds", "", str(bind), WIDER if wider else NARROWER)
 
 
 def _rules(a: Policy, b: Policy) -> Iterator[Change]:

@@ -5,11 +5,11 @@ means less of a policy.
 """
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from importlib import resources
 from typing import Any, Final
 
-from attrs import frozen
+from attrs import field, frozen
 
 from agentix_kernel.authority import constraints
 from agentix_kernel.authority.constraints import Constraints
@@ -28,7 +28,7 @@ from agentix_kernel.authority.policy.kinds import (
     Text,
     read_size,
 )
-from agentix_kernel.authority.policy.reading import BadPolicy, Complaint
+from agentix_kernel.authority.policy.reading import NOWHERE, BadPolicy, Complaint, Mark, Node
 from agentix_kernel.authority.policy.rules import ALLOW, DENY, Rule, RuleKind
 from agentix_syscalls import spawn, types
 
@@ -39,21 +39,30 @@ SCHEMA_FILE: Final = "policy.schema.json"
 
 @frozen
 class Bounds:
-    """Limits that a policy sets; None: it says nothing."""
+    """Limits that a policy sets; None: it says nothing. `marks`: where each is written, by its name here."""
 
     memory_bytes: int | None = None
     cpus: float | None = None
     pids: int | None = None
     timeout_s: float | None = None
+    marks: Mapping[str, Mark] = field(factory=dict[str, Mark], eq=False)
+
+
+BOUNDS: Final = (("memory", "memory_bytes"), ("cpus", "cpus"), ("pids", "pids"), ("timeout", "timeout_s"))
+"""What a limit is called in a document, and in Bounds and everywhere else."""
 
 
 @frozen
 class BindRule:
-    """A host folder or file to show inside, as the policy asks for it."""
+    """A host folder or file to show inside, as the policy asks for it, and where it does."""
 
     host: str
     at: str
     writable: bool
+    mark: Mark = field(default=NOWHERE, eq=False)
+
+    def __str__(self) -> str:
+        return f"{self.host} at {self.at} {'rw' if self.writable else 'ro'}"
 
 
 @frozen
@@ -67,6 +76,20 @@ class Policy:
     binds: tuple[BindRule, ...] = ()
     budgets: tuple[tuple[str, Constraints], ...] = ()
     file: str = ""
+
+
+@frozen
+class Marked:
+    """Another kind, read to its value and the place where that stands."""
+
+    of: Kind
+
+    def read(self, node: Node, complaints: Complaints) -> tuple[Any, Mark] | None:
+        value = self.of.read(node, complaints)
+        return (value, node.mark) if value is not None else None
+
+    def schema(self) -> dict[str, Any]:
+        return self.of.schema()
 
 
 def _name(text: str) -> str:
@@ -106,12 +129,12 @@ _BUDGET: Final[Kind] = Text("a number for its life, or a rate such as 100/min", 
 _HOST: Final = Text("an absolute path", _absolute, "/.*")
 
 LIMITS: Final = Keys((
-    Key("memory", Text("a size such as 512M", _limit(spawn.memory, read_size), SIZE, quoted=False),
+    Key("memory", Marked(Text("a size such as 512M", _limit(spawn.memory, read_size), SIZE, quoted=False)),
         "memory at most"),
-    Key("cpus", Text("a number such as 0.5", _limit(types.positive, float), NUMBER, quoted=False),
+    Key("cpus", Marked(Text("a number such as 0.5", _limit(types.positive, float), NUMBER, quoted=False)),
         "processors at most"),
-    Key("pids", Integer(3, 4_000_000), "processes and threads at most"),
-    Key("timeout", Text("a time such as 30s", _seconds), "it is killed after so long"),
+    Key("pids", Marked(Integer(3, 4_000_000)), "processes and threads at most"),
+    Key("timeout", Marked(Text("a time such as 30s", _seconds)), "it is killed after so long"),
 ))
 BIND: Final = Keys((
     Key("host", _HOST, "folder or file of the host", required=True),
@@ -130,7 +153,7 @@ DOCUMENT: Final = Keys((
     Key("mode", Choice(spawn.MODES), "what a violation does: strict kills, enforce refuses, audit records",
         required=True),
     Key("limits", LIMITS, "what the agent may use"),
-    Key("binds", Many(BIND), "what of the host it sees"),
+    Key("binds", Many(Marked(BIND)), "what of the host it sees"),
     Key("allow", Many(RuleKind(ALLOW)), "what it may; anything else it may not"),
     Key("deny", Many(RuleKind(DENY)), "what it may not, whatever it holds"),
     Key("budgets", BUDGETS, "what it may come to before SIGBUDGET"),
@@ -150,10 +173,13 @@ def load(raw: bytes, file: str) -> Policy:
     return policy
 
 
+def shipped_text(name: str) -> bytes:
+    """Of one of SHIPPED, as this version has it."""
+    return (resources.files("agentix_kernel.authority.policy") / "shipped" / f"{name}.yaml").read_bytes()
+
+
 def load_shipped(name: str) -> Policy:
-    """One of SHIPPED."""
-    file = resources.files("agentix_kernel.authority.policy") / "shipped" / f"{name}.yaml"
-    return load(file.read_bytes(), f"{name}.yaml")
+    return load(shipped_text(name), f"{name}.yaml")
 
 
 def _policy(values: dict[str, Any], file: str) -> Policy:
@@ -162,8 +188,9 @@ def _policy(values: dict[str, Any], file: str) -> Policy:
         values["name"], values["mode"],
         tuple(sorted((*values.get("allow", ()), *values.get("deny", ())), key=lambda one: (one.mark.line,
                                                                                           one.mark.column))),
-        Bounds(limits.get("memory"), limits.get("cpus"), limits.get("pids"), limits.get("timeout")),
-        tuple(BindRule(one["host"], one["at"], one["mode"] == "rw") for one in values.get("binds", ())),
+        Bounds(**{name: limits[key][0] for key, name in BOUNDS if key in limits},
+               marks={name: limits[key][1] for key, name in BOUNDS if key in limits}),
+        tuple(BindRule(one["host"], one["at"], one["mode"] == "rw", mark) for one, mark in values.get("binds", ())),
         tuple(values.get("budgets", {}).items()), file)
 
 
@@ -178,9 +205,15 @@ def _check(policy: Policy, complaints: Complaints) -> None:
         over = next((no for no in denials if rule.effect == ALLOW and rule.capability.within(no.capability)), None)
         if over is not None:
             complaints.append(Complaint(rule.mark, f"never applies: all of it is denied at {over.mark}"))
-    places = [bind.at for bind in policy.binds]
-    complaints += [Complaint(reading.Mark(policy.file, 1, 1), f"two binds are shown at {at}")
-                   for at in sorted(set(places)) if places.count(at) > 1]
+    for number, bind in enumerate(policy.binds):
+        other = next((one for one in policy.binds[:number] if _overlap(one.at, bind.at)), None)
+        if other is not None:
+            complaints.append(Complaint(bind.mark, f"{bind.at} overlaps {other.at}, which is bound at {other.mark}"))
+
+
+def _overlap(one: str, other: str) -> bool:
+    """Whether one path is, or is below, the other."""
+    return f"{one}/".startswith(f"{other}/") or f"{other}/".startswith(f"{one}/")
 
 
 def schema() -> dict[str, Any]:

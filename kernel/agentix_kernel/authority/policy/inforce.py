@@ -10,6 +10,7 @@ a call; ASKS says what each call asks of the rules.
 import errno
 from collections.abc import Iterator, Mapping
 from functools import lru_cache
+from hashlib import sha256
 from typing import Final
 from weakref import WeakValueDictionary
 
@@ -21,8 +22,9 @@ from agentix_kernel.authority.patterns import DEPTH, Malformed, Pattern, name_co
 from agentix_kernel.authority.policy import agents_md, document
 from agentix_kernel.authority.policy.compiled import Compiled, Decision
 from agentix_kernel.authority.policy.document import Policy
-from agentix_kernel.authority.policy.reading import BadPolicy, Complaint, Mark
+from agentix_kernel.authority.policy.reading import NOWHERE, BadPolicy, Complaint, Mark
 from agentix_kernel.authority.policy.rules import ALLOW, DENY, Rule, rule, rule_line
+from agentix_kernel.confine.template import in_the_way, python_folders
 from agentix_syscalls import calls
 from agentix_syscalls.capabilities import SELF
 from agentix_syscalls.errors import CallError
@@ -37,7 +39,7 @@ UNBOUNDED: Final = 10**9
 MORE_CHILDREN: Final = "--spawn-max N at its spawn, or in its policy a rule such as {spawn: '*', max: N}, under allow:"
 UNNAMED: Final = b"agent-0"
 """An agent that is given no name is called agent-N: what allows such names allows it."""
-COMMAND_LINE: Final = Mark("", 0, 0)
+COMMAND_LINE: Final = NOWHERE
 SPAWN: Final = "spawn"
 
 ALL: Final = (parse(""),)
@@ -49,10 +51,20 @@ _SPACES: Final[Mapping[str, tuple[Pattern, ...]]] = {
 
 @frozen
 class Source:
-    """Which document: a shipped one by name, or what a file is called and its text."""
+    """Which document: what its file is called, and its text; of a shipped one, that it is.
+
+    Without a text it is the shipped one of that name, as this version has it. What is in force has its text always: an
+    agent keeps the document that it was given, whatever becomes of files and versions.
+    """
 
     name: str = STANDARD
     text: bytes | None = field(default=None, repr=False)
+    shipped: bool = False
+
+    @property
+    def hash(self) -> str:
+        assert self.text is not None, "in force"
+        return sha256(self.text).hexdigest()
 
 
 @frozen
@@ -98,15 +110,18 @@ ASKS: Final = {call.name: _ask(call) for call in calls.CALLS}
 
 def read(source: Source) -> Policy:
     """Read a document that this version can enforce. Takes up to some 100 ms. Raises BadPolicy with all complaints."""
-    if source.text is None:
-        return _shipped(source.name)
+    source = whole(source)
+    return _shipped(source) if source.shipped else _read(source)
+
+
+def _read(source: Source) -> Policy:
+    assert source.text is not None
     load = agents_md.load if source.name.endswith(".md") else document.load
-    policy = load(source.text, source.name)
+    policy = load(source.text, f"{source.name}.yaml" if source.shipped else source.name)
     complaints = [Complaint(one.mark, wrong) for one in policy.rules if (wrong := _unenforced(one)) is not None]
+    complaints += [Complaint(one.mark, f"{one.at}: {ours} is the sandbox's own; choose another place")
+                   for one in policy.binds if (ours := in_the_way(one.at, python_folders())) is not None]
     start = Mark(policy.file, 1, 1)
-    if policy.binds:
-        complaints.append(Complaint(start, "binds are not enforced in this version, --bind and --bind-ro are: "
-                                    "take them out"))
     if sum(_is_spawn(one) for one in policy.rules) > 1:
         complaints.append(Complaint(start, "more than one rule allows to spawn: their numbers would be one; say it in "
                                     "one rule, with an allowlist for several names"))
@@ -115,11 +130,19 @@ def read(source: Source) -> Policy:
     return policy
 
 
+_shipped: Final = lru_cache(maxsize=16)(_read)
+
+
+def whole(source: Source) -> Source:
+    """With its text. Raises CallError(EINVAL) when none of that name is shipped."""
+    return _named(source.name) if source.text is None else source
+
+
 @lru_cache
-def _shipped(name: str) -> Policy:
+def _named(name: str) -> Source:
     if name not in POLICIES:
         raise CallError(errno.EINVAL, f"there is no policy {name!r}", remedy="shipped: " + ", ".join(POLICIES))
-    return document.load_shipped(name)
+    return Source(name, document.shipped_text(name), shipped=True)
 
 
 def _unenforced(one: Rule) -> str | None:
@@ -234,8 +257,8 @@ class InForce:
         message = f"{what} is denied" if found.denies else f"{what}: {found.message}"
         remedy = found.remedy
         if not remedy and resource:
-            where = f"in {self.policy.file}" if self.source.text is not None else (
-                f"in a policy of your own ({self.policy.name} is shipped)")
+            where = f"in a policy of your own ({self.policy.name} is shipped)" if self.source.shipped else (
+                f"in {self.policy.file}")
             remedy = f"{where}, under allow: {rule_line(resource, actions, objects[0] if objects else b'')}"
         return Verdict(False, found.shown, message, remedy, found.file, found.line)
 
@@ -293,7 +316,7 @@ def make(source: Source | None = None, *, mode: str | None = None, deny: tuple[s
 
     Raises CallError(EINVAL): BadPolicy for the document, or what is wrong with the rest.
     """
-    source = source or Source()
+    source = whole(source or Source())
     policy = read(source)
     allows = tuple(one for one in policy.rules if one.effect == ALLOW)
     if spawn_max is not None:
@@ -306,6 +329,7 @@ def make(source: Source | None = None, *, mode: str | None = None, deny: tuple[s
 
 def restored(source: Source, mode: str, deny: tuple[str, ...], allows: tuple[Rule, ...]) -> InForce:
     """A policy as it was, of an agent that an earlier kernel made. Raises CallError(EINVAL)."""
+    source = whole(source)
     return _made(source, read(source), mode, deny, allows)
 
 

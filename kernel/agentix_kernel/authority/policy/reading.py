@@ -33,6 +33,9 @@ class Mark:
         return f"{self.file}:{self.line}:{self.column}"
 
 
+NOWHERE: Final = Mark("", 0, 0)
+
+
 @frozen
 class Scalar:
     text: str

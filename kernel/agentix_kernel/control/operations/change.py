@@ -1,6 +1,7 @@
 """Changes of agents that are there: their names, their limits."""
 
 import errno
+from collections.abc import Iterable
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
@@ -44,6 +45,7 @@ async def update(client: "Client", target: Any, wanted: dict[str, Any]) -> dict[
     limits = evolve(before, **changed)
     if changed.get("timeout_s") is not None:
         limits = evolve(limits, timeout_s=lifecycle.lived_s(kernel, process) + changed["timeout_s"])
+    _check_policy(process, limits, changed)
     seq = kernel.record(records.UPDATE, process, data=(_told(limits), _told(before), client.peer.shown))
     kernel.flush()
     _set(process, limits, before)
@@ -52,6 +54,17 @@ async def update(client: "Client", target: Any, wanted: dict[str, Any]) -> dict[
     kernel.registry.save(process)
     await kernel.settle(seq)
     return {"id": process.id, **_told(limits), "used_bytes": process.usage_now().memory_bytes}
+
+
+def _check_policy(process: Process, limits: Limits, changed: Iterable[str]) -> None:
+    """Nothing goes past what the policy's document says. Raises CallError (EPERM)."""
+    bounds = process.policy.policy.limits
+    for name in changed:
+        most, wanted = getattr(bounds, name), getattr(limits, name)
+        if most is not None and (wanted is None or wanted > most):
+            raise CallError(errno.EPERM, f"update: {spawn.word(name)}: the policy of agent {process.id} "
+                            f"({process.name}) gives {most:.12g} at most", rule=str(bounds.marks[name]),
+                            remedy="choose that or less, or give it another policy with agentctl policy set")
 
 
 def _set(process: Process, limits: Limits, before: Limits) -> None:

@@ -28,6 +28,7 @@ async def spawn(client: "Client", kind: str, argv: tuple[str, ...], options: dic
         checked, more = inforce.complete(kernel, table.parse_options(options, by_agent=False))
         fds += [bind.source_fd for bind in more]
         policy = await policies.asked(client, checked)
+        policies.check_binds(policy, (*binds, *more))
         command = command_of(kind, argv, checked, binds + more, owner=client.peer.uid)
     except BaseException:
         descriptors.close(kernel, fds)

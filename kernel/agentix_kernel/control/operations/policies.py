@@ -4,7 +4,7 @@ A document is read in a thread, one at a time: it is bounded, but takes longer t
 """
 
 import errno
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
@@ -15,7 +15,8 @@ from agentix_kernel.authority.policy import compare
 from agentix_kernel.authority.policy.inforce import ASKS, AUDIT, InForce, Source, make, read
 from agentix_kernel.authority.policy.reading import BadPolicy
 from agentix_kernel.calls.info import checked
-from agentix_syscalls import calls, records
+from agentix_kernel.world import Bind
+from agentix_syscalls import calls, records, spawn
 from agentix_syscalls.errors import CallError
 
 if TYPE_CHECKING:
@@ -46,6 +47,15 @@ async def asked(client: "Client", options: dict[str, Any]) -> InForce:
         raise
 
 
+def check_binds(policy: InForce, binds: Sequence[Bind]) -> None:
+    """What a document shows is opened by who asks, with their rights, never by us. Raises CallError(EINVAL)."""
+    there = {(bind.source, bind.target, bind.writable) for bind in binds}
+    for one in policy.policy.binds:
+        if (one.host, one.at, one.writable) not in there:
+            raise CallError(errno.EINVAL, f"{one.mark}: {one} is in the policy, and its descriptor did not come",
+                            remedy="agentctl opens it")
+
+
 async def policy_check(client: "Client", policy: _Policy) -> dict[str, Any]:
     del client
     return _told(await _beside(lambda: make(Source(*policy))))
@@ -70,12 +80,17 @@ async def policy_diff(client: "Client", policy: _Policy, other: _Policy) -> list
     return [asdict(change) for change in changes]
 
 
-async def policy_show(client: "Client", target: Any) -> dict[str, Any]:
-    return _told(client.kernel.table.find(target).policy)
+async def policy_show(client: "Client", target: Any, text: bool) -> dict[str, Any]:
+    policy = client.kernel.table.find(target).policy
+    return _told(policy) | ({"text": policy.source.text} if text else {})
 
 
 def _told(policy: InForce) -> dict[str, Any]:
     rules = [{"effect": one.effect, "rule": one.text.partition(" ")[2], "file": one.mark.file, "line": one.mark.line}
              for one in policy.policy.rules]
-    return {"name": policy.policy.name, "source": policy.source.name, "mode": policy.mode,
-            "spawn_max": policy.spawn_max, "rules": rules, "limits": asdict(policy.policy.limits)}
+    document, source = policy.policy, policy.source
+    binds = [{"host": one.host, "at": one.at, "writable": one.writable, "line": one.mark.line}
+             for one in document.binds]
+    return {"name": document.name, "source": source.name, "shipped": source.shipped, "hash": source.hash,
+            "mode": policy.mode, "spawn_max": policy.spawn_max, "rules": rules, "binds": binds,
+            "limits": {name: getattr(document.limits, name) for name in spawn.LIMITS}}

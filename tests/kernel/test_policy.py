@@ -110,7 +110,7 @@ def test_shipped_policies_can_be_enforced(name):
 def test_an_agent_keeps_the_shipped_document_that_it_began_with():
     """A later version may ship another text under the name."""
     of_earlier = Source("standard", (HEAD + "deny: [{call: SYNC}]\n").encode(), shipped=True)
-    policy = restored(of_earlier, "enforce", (), 0, given=False)
+    policy = restored(of_earlier, "enforce", (), ())
     assert policy.source is of_earlier
     assert policy.decide("SYNC").rule == "standard.yaml:4: deny capability://call/SYNC?action=make"
     assert make().decide("SYNC").allowed

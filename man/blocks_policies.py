@@ -30,6 +30,11 @@ def policy_binds() -> list[str]:
     return _keys(document.BIND.keys)
 
 
+@block
+def policy_loops() -> list[str]:
+    return _keys(document.LOOPS.keys)
+
+
 def _keys(keys: tuple[Key, ...]) -> list[str]:
     return items([(f"Ic {key.name}", sentence(key.doc) + ("\nIt must be there." if key.required else ""))
                   for key in keys if not (isinstance(key.kind, Keys) and not key.doc)])

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from agentix_kernel import budgets, restarts
+from agentix_kernel import budgets, loops, restarts
 from agentix_kernel.kernel import Kernel
 from agentix_kernel.process import Process
 from agentix_syscalls import __version__, wire
@@ -45,7 +45,7 @@ def inspect(kernel: Kernel, process: Process) -> dict[str, Any]:
     return row(kernel, process) | {
         "pid": process.sandbox.pid if process.sandbox and process.alive else 0,
         "children": sorted(process.children), "spawned": process.spawned, "spawn_max": process.policy.spawn_max,
-        "budgets": budgets.rows(kernel, process),
+        "budgets": budgets.rows(kernel, process), "loops": str(loops.bound(kernel, process)),
         "deny": list(process.policy.deny), "policy": process.policy.source.name,
         "limits": {"memory_bytes": limits.memory_bytes, "cpus": limits.cpus, "pids": limits.pids,
                    "timeout_s": limits.timeout_s},

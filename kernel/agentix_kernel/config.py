@@ -115,6 +115,9 @@ KEYS: Final = (
     Key("tool_timeout_s", 60.0, _number(0.1, 86400), "limit of a tool that was given none"),
     Key("tool_output_bytes", MIB // 2, _whole(1024, 512 * 1024), "what is kept of a tool's stdout, and of its stderr"),
     Key("tools_max", 16, _whole(1, 1000), "tools at once of one agent"),
+    Key("loop_calls", 10_000, _whole(0, 1_000_000_000), "an agent whose policy says nothing of loops gets SIGLOOP "
+        "when it makes the same call so often in loop_window_s, answered alike each time; 0: never"),
+    Key("loop_window_s", 10.0, _number(0.001, 86400), "see loop_calls"),
     Key("journal_segment_bytes", 8 * MIB, _whole(MIB, 1 << 30), "size of a segment of the journal"),
     Key("cgroup", "auto", _one_of("auto", "v2", "hybrid", "v1"), "hierarchy of cgroups to use"),
 )

@@ -11,7 +11,7 @@ from typing import Any, Final, cast
 import trio
 from attrs import define, field, frozen
 
-from agentix_kernel import budgets, denials
+from agentix_kernel import budgets, denials, loops
 from agentix_kernel.authority.policy.inforce import Verdict
 from agentix_kernel.calls import handlers
 from agentix_kernel.kernel import Kernel
@@ -42,13 +42,15 @@ class Entry:
     bulk_at: tuple[int, ...]
     counted: bool
     """By a budget of calls."""
+    asking: bool
+    """It may be repeated alike when it succeeds; others only when they fail."""
 
 
 def _entry(call: Call) -> Entry:
     names = [arg.name for arg in call.args]
     return Entry(call, handlers.HANDLERS.get(call.name), tuple(names.index(name) for name in call.paths),
                  tuple(at for at, arg in enumerate(call.args) if arg.bulk or arg.secret),
-                 call.name not in budgets.UNCOUNTED)
+                 call.name not in budgets.UNCOUNTED, call.name in loops.ASKING)
 
 
 ENTRIES: Final = {call.number: _entry(call) for call in calls.CALLS}
@@ -154,6 +156,8 @@ def serve(session: Session, operation: int, flags: int, user_data: int, body: by
         reply = wire.frame(operation, wire.F_REPLY, user_data, wire.pack(result))
     except CallError as error:
         _fail(session, entry, operation, user_data, args, error, denied=process.denials != refusals)
+        if entry is not None:
+            _failed_alike(session, entry, args, body, error)
         return
     except wire.WireError as error:
         fault(session, operation, user_data, errno.EPROTO, str(error))
@@ -166,6 +170,8 @@ def serve(session: Session, operation: int, flags: int, user_data: int, body: by
         return
     seq = _note(kernel, process, entry, args, records.ALLOWED)
     kernel.post(session, reply, seq if entry.call.durable else 0)
+    if entry.asking:
+        _answered_alike(session, entry, args, body, reply)
 
 
 def _run(session: Session, entry: Entry, args: list[Any]) -> Any:
@@ -321,9 +327,12 @@ async def _finish(session: Session, user_data: int, waiting: Waiting, coroutine:
         _waited(session, user_data)
         noted = _note(kernel, process, entry, args, records.ALLOWED)
         kernel.post(session, reply, noted if entry.call.durable else seq)
+        if entry.asking:
+            _answered_alike(session, entry, args, wire.pack(args), reply)
     except CallError as error:
         _waited(session, user_data)
         _fail(session, entry, operation, user_data, args, error, denied=bool(error.rule))
+        _failed_alike(session, entry, args, wire.pack(args), error)
     except Exception as error:
         _waited(session, user_data)
         _internal(session, entry, operation, user_data, args, error)
@@ -333,6 +342,27 @@ async def _finish(session: Session, user_data: int, waiting: Waiting, coroutine:
 def _waited(session: Session, user_data: int) -> None:
     session.pending.pop(user_data, None)
     session.process.waits -= 1
+
+
+def _answered_alike(session: Session, entry: Entry, args: Any, asked: bytes, reply: bytes) -> None:
+    found = loops.count(session.kernel, session.process, entry.call, asked, reply[wire.HEADER_BYTES:])
+    if found is not None:
+        loops.tell(session.kernel, session.process, f"{_shown(entry, args)}, the same answer", found)
+
+
+def _failed_alike(session: Session, entry: Entry, args: Any, asked: bytes, error: CallError) -> None:
+    if entry.call.name in loops.PATIENT:
+        return
+    found = loops.count(session.kernel, session.process, entry.call, asked, b"%d" % error.number)
+    if found is not None:
+        loops.tell(session.kernel, session.process, f"{_shown(entry, args)}, {error.message}", found)
+
+
+def _shown(entry: Entry, args: Any) -> str:
+    """A call as people read it, without what may not be recorded of it."""
+    words = [value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
+             for value in _noted(entry, args)]
+    return f"{entry.call.name}({', '.join(words)})"[:NOTED_BYTES]
 
 
 def _fail(session: Session, entry: Entry | None, operation: int, user_data: int, args: Any, error: CallError, *,
@@ -380,16 +410,20 @@ def fault(session: Session, operation: int, user_data: int, number: int, what: s
 
 def _note(kernel: Kernel, process: Process, entry: Entry | None, args: Any, verdict: int, number: int = 0,
           message: str = "", rule: str = "") -> int:
-    """Record a call and its verdict: bulk and secret arguments by size, long ones shortened."""
+    """Record a call and its verdict, its arguments shortened."""
     if entry is None:
         return kernel.record(records.CALL, process, verdict=verdict, data=("?", [], number, message))
+    return kernel.journal.append(records.CALL, agent=process.id, life=process.life, verdict=verdict, rule=rule,
+                                 data=(entry.call.name, _noted(entry, args), number, message))
+
+
+def _noted(entry: Entry, args: Any) -> list[Any]:
+    """Arguments of a call as they are recorded: bulk and secret ones by their size."""
     if entry.bulk_at and args:
         args = list(args)
         for at in entry.bulk_at:
             args[at] = len(args[at])
-    return kernel.journal.append(
-        records.CALL, agent=process.id, life=process.life, verdict=verdict, rule=rule,
-        data=(entry.call.name, [_brief(value) for value in args], number, message))
+    return [_brief(value) for value in args]
 
 
 def _brief(value: Any, room: int = NOTED_DEPTH) -> Any:

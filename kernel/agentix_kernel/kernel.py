@@ -13,6 +13,7 @@ from typing import Any, Final, Protocol
 import trio
 from attrs import define, field, frozen
 
+from agentix_kernel.authority.policy.document import Loops
 from agentix_kernel.config import Config
 from agentix_kernel.journal.errors import JournalError
 from agentix_kernel.journal.journal import Journal
@@ -24,6 +25,7 @@ from agentix_syscalls import records
 from agentix_vfs.tree import Tree
 
 JOURNAL_RETRY_S: Final = 0.5
+MILLISECOND_NS: Final = 1_000_000
 
 
 @frozen
@@ -87,6 +89,8 @@ class Kernel:
     """Told every record of an agent, likewise: kind, agent, phase, verdict, data."""
     nursery: trio.Nursery = field(init=False)
     started_ns: int = field(init=False)
+    loops: Loops = field(init=False)
+    """What is a loop where a policy says nothing of it."""
     correlation: int = 0
     faults: int = 0
     """Faults of the kernel's own since boot."""
@@ -107,6 +111,7 @@ class Kernel:
 
     def __attrs_post_init__(self) -> None:
         self.started_ns = self.world.clock.monotonic_ns()
+        self.loops = Loops(self.config.loop_calls, round(self.config.loop_window_s * 1000) * MILLISECOND_NS)
 
     # --- recording -----------------------------------------------------------------------------------------------
 

@@ -11,6 +11,7 @@ from attrs import Factory, define, field, frozen
 
 from agentix_kernel.authority.constraints import Meter
 from agentix_kernel.authority.policy.inforce import InForce
+from agentix_kernel.repeats import Repeats
 from agentix_kernel.signals import SignalState
 from agentix_kernel.world import DEFAULT_RUNTIME, Bind, Limits, Sandbox, Usage
 from agentix_syscalls.errors import CallError
@@ -221,6 +222,7 @@ class Process:
     """Of its policy, by what they count. An agent and all it spawns draw on the same."""
     spent: set[str] = field(factory=set[str])
     """Those that it was told are exhausted, and that have not recovered since."""
+    repeats: Repeats = field(factory=Repeats)
     tools: int = 0
     waits: int = 0
     """Its calls that wait."""

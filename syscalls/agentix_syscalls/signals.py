@@ -63,7 +63,7 @@ SIGNALS: Final = (
     Signal(10, "SIGBUDGET", None, Default.TERMINATE, True, True, False,
            "A budget of the policy is exhausted."),
     Signal(11, "SIGLOOP", None, Default.TERMINATE, True, True, False,
-           "The agent repeats itself."),
+           "The agent makes the same call again and again, and nothing comes of it."),
     Signal(12, "SIGDRIFT", None, Default.IGNORE, True, True, False,
            "The agent drifts from its goal."),
     Signal(13, "SIGCHLD", 17, Default.IGNORE, True, False, False,

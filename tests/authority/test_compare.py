@@ -58,6 +58,7 @@ def _policy(text: str) -> document.Policy:
         (("100/s", "50/s"), [("budgets.calls", NARROWER)], True),
         (("100/s", "200/s"), [("budgets.calls", WIDER)], False),
         (("budgets: {calls: 100/s}\n", ""), [("budgets.calls", WIDER)], False),
+        (("budgets:", "loops: {calls: 5, window: 1m}\nbudgets:"), [("loops", OTHER)], True),
     ],
 )
 def test_a_change_is_named_and_judged(change, said, narrower) -> None:

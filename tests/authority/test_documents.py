@@ -38,6 +38,7 @@ deny:
   - {call: SYNC}
   - {file: /state/keys, action: "*"}
 budgets: {calls: 1000/s, tools: 100, children: 3, denials: 10/h}
+loops: {calls: 20, window: 10m}
 """
 
 
@@ -72,6 +73,9 @@ def test_everything_there_is_is_read() -> None:
         "children": "3",
         "denials": "10/h",
     }
+    assert policy.loops == document.Loops(20, 600_000_000_000)
+    assert document.load(f"{HEAD}loops: off\n".encode(), "off.yaml").loops == document.NO_LOOPS
+    assert document.load(HEAD.encode(), "none.yaml").loops is None
 
 
 BAD = {
@@ -178,6 +182,9 @@ BAD = {
     ),
     "budget": (HEAD + "budgets: {calls: -1}\n", "'-1' is not a number"),
     "budgets": (HEAD + "budgets: {tokens: 1}\n", "'tokens'"),
+    "loops": (HEAD + "loops: on\n", "4:8: wants off, or keys: calls, window"),
+    "a loop of one": (HEAD + "loops: {calls: 1, window: 1s}\n", "4:16: wants a whole number from 2"),
+    "a loop without end": (HEAD + "loops: {calls: 5}\n", "4:8: key 'window' is missing"),
 }
 
 
@@ -260,6 +267,9 @@ def test_what_is_read_is_valid_by_the_schema() -> None:
         "limit",
         "bind mode",
         "budgets",
+        "loops",
+        "a loop of one",
+        "a loop without end",
         "signal to",
         "allow",
         "text",

@@ -91,7 +91,7 @@ extern "C" {
 #define AGX_SIGPOLICY 8 // The agent broke its policy: proven kill of it and of all it spawned.
 #define AGX_SIGTRUST 9 // The agent claimed to be somebody else: proven kill of it and of all it spawned.
 #define AGX_SIGBUDGET 10 // A budget of the policy is exhausted.
-#define AGX_SIGLOOP 11 // The agent repeats itself.
+#define AGX_SIGLOOP 11 // The agent makes the same call again and again, and nothing comes of it.
 #define AGX_SIGDRIFT 12 // The agent drifts from its goal.
 #define AGX_SIGCHLD 13 // A child ended, stopped or continued.
 #define AGX_DOORBELL 35

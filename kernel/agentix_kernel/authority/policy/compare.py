@@ -27,7 +27,7 @@ class Change:
 
 def diff(a: Policy, b: Policy) -> tuple[Change, ...]:
     """What becomes different when `b` takes the place of `a`."""
-    return (*_scalars(a, b), *_limits(a, b), *_binds(a, b), *_rules(a, b), *_budgets(a, b))
+    return (*_scalars(a, b), *_limits(a, b), *_binds(a, b), *_rules(a, b), *_budgets(a, b), *_loops(a, b))
 
 
 def narrower(a: Policy, b: Policy) -> bool:
@@ -139,6 +139,11 @@ def _budgets(a: Policy, b: Policy) -> Iterator[Change]:
         if before != after:
             wider = before is not None and not _budget_within(after, before)
             yield Change(f"budgets.{name}", _budget_text(before), _budget_text(after), WIDER if wider else NARROWER)
+
+
+def _loops(a: Policy, b: Policy) -> Iterator[Change]:
+    if a.loops != b.loops:
+        yield Change("loops", str(a.loops or ""), str(b.loops or ""), OTHER)
 
 
 def _budget_text(budget: Constraints | None) -> str:

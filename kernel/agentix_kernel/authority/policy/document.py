@@ -20,6 +20,7 @@ from agentix_kernel.authority.policy.kinds import (
     SIZE,
     Choice,
     Complaints,
+    Else,
     Integer,
     Key,
     Keys,
@@ -66,6 +67,20 @@ class BindRule:
 
 
 @frozen
+class Loops:
+    """How often the same call, answered alike, is a loop; `calls` 0: never."""
+
+    calls: int
+    window_ns: int
+
+    def __str__(self) -> str:
+        return f"{self.calls} in {constraints.show_duration(self.window_ns)}" if self.calls else "off"
+
+
+NO_LOOPS: Final = Loops(0, 0)
+
+
+@frozen
 class Policy:
     """A document that was read. `rules` are in the file's order, `budgets` what each counted thing may come to."""
 
@@ -75,6 +90,7 @@ class Policy:
     limits: Bounds = Bounds()
     binds: tuple[BindRule, ...] = ()
     budgets: tuple[tuple[str, Constraints], ...] = ()
+    loops: Loops | None = None
     file: str = ""
 
 
@@ -141,6 +157,10 @@ BIND: Final = Keys((
     Key("at", _HOST, "where it is shown inside", required=True),
     Key("mode", Choice(("ro", "rw")), "ro: only to read; rw: to read and write", required=True),
 ))
+LOOPS: Final = Keys((
+    Key("calls", Integer(2), "the same call so often, answered alike each time", required=True),
+    Key("window", Text("a time such as 30s", constraints.read_duration), "in so long", required=True),
+))
 BUDGETS: Final = Keys((
     Key("calls", _BUDGET, "system calls"),
     Key("tools", _BUDGET, "runs of tools"),
@@ -157,6 +177,7 @@ DOCUMENT: Final = Keys((
     Key("allow", Many(RuleKind(ALLOW)), "what it may; anything else it may not"),
     Key("deny", Many(RuleKind(DENY)), "what it may not, whatever it holds"),
     Key("budgets", BUDGETS, "what it may come to before SIGBUDGET"),
+    Key("loops", Else("off", NO_LOOPS, LOOPS), "what is a loop and brings SIGLOOP; off: nothing is"),
 ))
 
 
@@ -183,7 +204,7 @@ def load_shipped(name: str) -> Policy:
 
 
 def _policy(values: dict[str, Any], file: str) -> Policy:
-    limits = values.get("limits", {})
+    limits, loops = values.get("limits", {}), values.get("loops")
     return Policy(
         values["name"], values["mode"],
         tuple(sorted((*values.get("allow", ()), *values.get("deny", ())), key=lambda one: (one.mark.line,
@@ -191,7 +212,8 @@ def _policy(values: dict[str, Any], file: str) -> Policy:
         Bounds(**{name: limits[key][0] for key, name in BOUNDS if key in limits},
                marks={name: limits[key][1] for key, name in BOUNDS if key in limits}),
         tuple(BindRule(one["host"], one["at"], one["mode"] == "rw", mark) for one, mark in values.get("binds", ())),
-        tuple(values.get("budgets", {}).items()), file)
+        tuple(values.get("budgets", {}).items()),
+        Loops(loops["calls"], loops["window"]) if isinstance(loops, dict) else loops, file)
 
 
 def _check(policy: Policy, complaints: Complaints) -> None:

@@ -131,6 +131,28 @@ class Many:
 
 
 @frozen
+class Else:
+    """One word that stands for a value, or else keys."""
+
+    word: str
+    value: Any
+    keys: "Keys"
+
+    def read(self, node: Node, complaints: Complaints) -> Any:
+        if isinstance(node, Scalar) and node.text == self.word:
+            return self.value
+        if isinstance(node, Mapping):
+            return self.keys.read(node, complaints)
+        names = ", ".join(key.name for key in self.keys.keys)
+        complaints.append(Complaint(node.mark, f"wants {self.word}, or keys: {names}"))
+        return None
+
+    def schema(self) -> dict[str, Any]:
+        # Editors may read YAML 1.1, to which on and off are truth values.
+        return {"anyOf": [{"enum": [self.word, False]}, self.keys.schema()]}
+
+
+@frozen
 class Key:
     """One key of a mapping."""
 

@@ -51,6 +51,14 @@ def count_denial(kernel: Kernel, process: Process) -> None:
         charge(kernel, process, "denials")
 
 
+def follow(process: Process) -> None:
+    """Another policy came into force: its budgets hold, less what was used of those of the same name."""
+    before, limits = process.budgets, process.policy.policy.budgets
+    if [(what, meter.limits) for what, meter in before.items()] != list(limits):
+        process.budgets = {what: Meter(limit, before[what].used if what in before else 0) for what, limit in limits}
+        process.spent.clear()
+
+
 def _tell(kernel: Kernel, process: Process, data: tuple[str, str, str], rule: str) -> None:
     audit = process.policy.mode == AUDIT
     verdict = records.AUDITED if audit else records.DENIED

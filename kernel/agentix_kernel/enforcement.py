@@ -9,6 +9,7 @@ from functools import partial
 
 from attrs import frozen
 
+from agentix_kernel import budgets
 from agentix_kernel.authority.policy.inforce import AUDIT, InForce, Verdict
 from agentix_kernel.kernel import Kernel
 from agentix_kernel.process import Process
@@ -34,6 +35,7 @@ class Stays:
 def put(kernel: Kernel, process: Process, policy: InForce) -> Stays:
     """Put it in force, and take back what it does not allow. Raises nothing; the caller has recorded why."""
     process.policy = policy
+    budgets.follow(process)
     binds = tuple(f"{bind.target} ({'rw' if bind.writable else 'ro'}, {bind.source})" for bind in process.command.binds)
     children = tuple(sorted(process.children))
     if policy.mode == AUDIT:

@@ -4,6 +4,7 @@ import errno
 
 import pytest
 
+from agentix_kernel import enforcement
 from agentix_kernel.authority.policy.inforce import Source, make
 from agentix_kernel.process import Why
 from agentix_syscalls import calls, records, signals
@@ -127,3 +128,23 @@ async def test_another_life_has_a_new_budget(bench):
     door.call(calls.SYS_GETPID)
     following = door.process.following(1, 1)
     assert (door.process.budgets["calls"].used, following.budgets["calls"].used) == (1, 0)
+
+
+@pytest.mark.parametrize(("after", "left"), [("{calls: 5}", 2), ("{calls: 3}", 0), ("{calls: 2, tools: 1}", 0)])
+async def test_another_policy_gives_its_budgets_less_what_was_used(bench, after, left):
+    door = await bench.door(policy=of("{calls: 3}"))
+    door.call(calls.SYS_SIGACTION, *HANDLED)
+    assert [door.call(calls.SYS_GETPID) for _ in range(4)] == [None, None, None, errno.EDQUOT]
+    enforcement.put(bench.kernel, door.process, of(after))
+    assert [door.call(calls.SYS_GETPID) for _ in range(3)] == [None] * left + [errno.EDQUOT] * (3 - left)
+
+
+async def test_another_policy_with_the_same_budgets_fills_no_bucket_and_keeps_the_familys(bench):
+    door = await bench.door(policy=of("{calls: 2/h}"))
+    door.call(calls.SYS_SIGACTION, *HANDLED)
+    shared = door.process.budgets
+    assert [door.call(calls.SYS_GETPID) for _ in range(3)] == [None, None, errno.EAGAIN]
+    enforcement.put(bench.kernel, door.process, of("{calls: 2/h}", mode="strict"))
+    assert door.process.budgets is shared
+    assert door.call(calls.SYS_GETPID) == errno.EAGAIN
+    assert len(sent(bench)) == 1

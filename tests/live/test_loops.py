@@ -38,7 +38,7 @@ while True:
         pass
     if len(heard) == 2:
         libc.signal(libc.SIGLOOP, libc.SIG_DFL)
-        libc.readdir("state")
+        libc.listdir("state")
 """
 
 

@@ -213,7 +213,7 @@ def _policy(values: dict[str, Any], file: str) -> Policy:
                marks={name: limits[key][1] for key, name in BOUNDS if key in limits}),
         tuple(BindRule(one["host"], one["at"], one["mode"] == "rw", mark) for one, mark in values.get("binds", ())),
         tuple(values.get("budgets", {}).items()),
-        Loops(loops["calls"], loops["window"]) if isinstance(loops, dict) else loops, file)
+        loops if loops is None or loops is NO_LOOPS else Loops(loops["calls"], loops["window"]), file)
 
 
 def _check(policy: Policy, complaints: Complaints) -> None:

@@ -23,6 +23,7 @@ from agentix_kernel.config import Config, ConfigError
 from agentix_kernel.confine.sandboxes import LinuxSandboxes
 from agentix_kernel.control import server
 from agentix_kernel.gate import MountGate
+from agentix_kernel.history.asking import History
 from agentix_kernel.journal.disk import RealClock, RealDisk
 from agentix_kernel.journal.journal import Journal
 from agentix_kernel.kernel import Kernel
@@ -305,6 +306,8 @@ async def _served(machine: Machine, kernel: Kernel, nursery: trio.Nursery) -> As
     _tell(machine, kernel, "spawner", "ready, with a warm zygote")
     sandboxes.ready.told = lambda profile: _tell_zygote(machine, kernel, profile.runtime)
     inforce.keep(kernel)
+    history = kernel.history = History(config, partial(_tell_history, machine, kernel))
+    nursery.start_soon(history.run)
     doors = reactor.Reactor(kernel)
     kernel.doors = doors
     nursery.start_soon(doors.run)
@@ -346,6 +349,11 @@ def _tell_zygote(machine: Machine, kernel: Kernel, runtime: Runtime) -> None:
     readiness = kernel.world.sandboxes.readiness(runtime)
     detail = readiness.detail or f"pid {readiness.pid}"
     _tell(machine, kernel, "zygote", f"of runtime {runtime.name}: {readiness.state}, {detail}")
+    kernel.flush()
+
+
+def _tell_history(machine: Machine, kernel: Kernel, detail: str) -> None:
+    _tell(machine, kernel, "history", detail)
     kernel.flush()
 
 

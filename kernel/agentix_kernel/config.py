@@ -157,6 +157,10 @@ class Config:
         return f"{self.state_dir}/keys/journal.key"
 
     @property
+    def index_dir(self) -> str:
+        return f"{self.state_dir}/index"
+
+    @property
     def agents_dir(self) -> str:
         return f"{self.state_dir}/agents"
 

@@ -413,8 +413,10 @@ def _note(kernel: Kernel, process: Process, entry: Entry | None, args: Any, verd
     """Record a call and its verdict, its arguments shortened."""
     if entry is None:
         return kernel.record(records.CALL, process, verdict=verdict, data=("?", [], number, message))
-    return kernel.journal.append(records.CALL, agent=process.id, life=process.life, verdict=verdict, rule=rule,
-                                 data=(entry.call.name, _noted(entry, args), number, message))
+    seq = kernel.journal.append(records.CALL, agent=process.id, life=process.life, verdict=verdict, rule=rule,
+                                data=(entry.call.name, _noted(entry, args), number, message))
+    process.trail.note(kernel.journal, seq)
+    return seq
 
 
 def _noted(entry: Entry, args: Any) -> list[Any]:

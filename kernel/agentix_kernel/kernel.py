@@ -15,6 +15,7 @@ from attrs import define, field, frozen
 
 from agentix_kernel.authority.policy.document import Loops
 from agentix_kernel.config import Config
+from agentix_kernel.history.asking import History
 from agentix_kernel.journal.errors import JournalError
 from agentix_kernel.journal.journal import Journal
 from agentix_kernel.process import End, Process, ProcessTable
@@ -100,6 +101,8 @@ class Kernel:
     """The matrix of layers as probed at boot: rows of doctor."""
     settings: Settings = field(factory=Settings)
     """Runtimes and profiles in force."""
+    history: History | None = None
+    """Whom to ask for what was recorded; set by boot, and a simulation has none."""
     reloading: trio.Lock = field(factory=trio.Lock)
     """Held by who changes `settings`."""
     _sync_to: int = 0
@@ -121,8 +124,11 @@ class Kernel:
         agent, life = (process.id, process.life) if process is not None else (0, 0)
         if process is not None and self.on_record is not None:
             self.on_record(kind, process, phase, verdict, data)
-        return self.journal.append(kind, agent=agent, life=life, phase=phase, verdict=verdict, rule=rule,
-                                   correlation=correlation, data=data)
+        seq = self.journal.append(kind, agent=agent, life=life, phase=phase, verdict=verdict, rule=rule,
+                                  correlation=correlation, data=data)
+        if process is not None:
+            process.trail.note(self.journal, seq)
+        return seq
 
     def next_correlation(self) -> int:
         """An id that ties the records of one undertaking together, and the reply to them."""

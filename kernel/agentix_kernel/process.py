@@ -13,6 +13,7 @@ from agentix_kernel.authority.constraints import Meter
 from agentix_kernel.authority.policy.inforce import InForce
 from agentix_kernel.repeats import Repeats
 from agentix_kernel.signals import SignalState
+from agentix_kernel.trail import Trail
 from agentix_kernel.world import DEFAULT_RUNTIME, Bind, Limits, Sandbox, Usage
 from agentix_syscalls.errors import CallError
 from agentix_syscalls.spawn import Restart
@@ -213,6 +214,7 @@ class Process:
     handles: dict[int, OpenFile] = field(factory=dict[int, OpenFile])
     sessions: "set[Connected]" = field(factory=set["Connected"])
     log: "AgentLog | None" = None
+    trail: Trail = field(default=Factory(lambda self: Trail(self.id), takes_self=True))
     stdin: "Stdin | None" = None
     calls: int = 0
     denials: int = 0
@@ -261,8 +263,9 @@ class Process:
     def following(self, wall_ns: int, monotonic_ns: int) -> "Process":
         """The next life: the same agent, with nothing of what this life did but why it was refused something last."""
         return Process(self.id, self.life + 1, self.name, self.uid, self.parent, self.command, self.limits, self.policy,
-                       wall_ns, monotonic_ns, self.lives, self.origin, log=self.log, last_denial=self.last_denial,
-                       waking=trio.CancelScope(), gone=trio.Event() if self.gone.is_set() else self.gone)
+                       wall_ns, monotonic_ns, self.lives, self.origin, log=self.log, trail=self.trail,
+                       last_denial=self.last_denial, waking=trio.CancelScope(),
+                       gone=trio.Event() if self.gone.is_set() else self.gone)
 
     def wake(self) -> None:
         self.changed.unpark_all()

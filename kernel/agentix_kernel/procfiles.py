@@ -4,44 +4,15 @@ import errno
 from collections.abc import Mapping
 
 import trio
-from attrs import define
 
 from agentix_kernel import budgets, delivery, denials, rebirth
 from agentix_kernel.authority.policy.inforce import ALLOWED
-from agentix_kernel.control import flight
 from agentix_kernel.kernel import Kernel
 from agentix_kernel.process import Process
 from agentix_syscalls import signals
 from agentix_syscalls.errors import CallError
 from agentix_vfs.synthetic import Entry, Growing, Synthetic, Waiting
 from agentix_vfs.who import Who
-
-TRACE_RECORDS = 200
-TRACE_DEBT_MAX_S = 0.3
-TRACE_SHARE = 0.05
-"""Reading the record takes the kernel's own time: this share of it for one agent's trace, and so much at once."""
-
-
-@define
-class Trace:
-    """What proc/trace says. `debt_s`: kernel's time that was spent on it and is not yet paid off by waiting."""
-
-    kernel: Kernel
-    process: Process
-    debt_s: float = 0
-    _at_ns: int = 0
-
-    def read(self) -> bytes:
-        """Raises CallError(EAGAIN) when it is read too often."""
-        now = self.kernel.world.clock.monotonic_ns
-        begun = now()
-        self.debt_s = max(0.0, self.debt_s - (begun - self._at_ns) / 1e9 * TRACE_SHARE)
-        self._at_ns = begun
-        if self.debt_s > TRACE_DEBT_MAX_S:
-            raise CallError(errno.EAGAIN, "proc/trace: read too often", remedy="wait some seconds")
-        found = flight.last(self.kernel.journal, TRACE_RECORDS, self.process.id)
-        self.debt_s += (now() - begun) / 1e9
-        return "".join(f"{flight.line(record)}\n" for record in found).encode()
 
 
 def proc(kernel: Kernel, process: Process) -> Mapping[str, Entry]:
@@ -73,7 +44,7 @@ def proc(kernel: Kernel, process: Process) -> Mapping[str, Entry]:
                                     for fd, handle in sorted(now().handles.items()))),
         "signal": Synthetic(lambda: _signals(now()).encode(), note, mode=0o600),
         "log": Growing(log_size, log_read),
-        "trace": Synthetic(Trace(kernel, process).read),
+        "trace": Growing(process.trail.size, process.trail.read_at),
         "wait": Waiting(wait),
     }
 

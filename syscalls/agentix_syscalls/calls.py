@@ -82,7 +82,6 @@ CALLS: Final = (
          "handle",
          (*_CHANGE, ("EEXIST", "O_CREAT and O_EXCL, and it exists"), ("EISDIR", "a directory, opened for writing"),
           ("EMFILE", "too many handles"), ("EDQUOT", "quota of files used up"),
-          ("EAGAIN", "proc/trace, which was read too often"),
           ("EPERM", "an append-only file, opened for writing without O_APPEND or with O_TRUNC")),
          capability="file:read", paths=("path",)),
     Call(2, "CLOSE", "Close a handle.", (_FD,), "nil", (("EBADF", "not an open handle"),)),

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from attrs import frozen
 
-from agentix_syscalls import spawn, types
+from agentix_syscalls import question, spawn, types
 from agentix_syscalls.tables import Arg, Operation
 
 STATES: Final = ("ready", "running", "stopped", "zombie", "dead")
@@ -55,6 +55,12 @@ _PATH_ERRORS = (
     ("EACCES", "outside of the agent's tree, or its own mode bits forbid it"), ("ELOOP", "too many symbolic links"))
 _READ_ONLY = ("EROFS", "a read-only part of the tree")
 _QUOTA = ("EDQUOT", "the agent's quota is used up")
+
+_WHERE = Arg("where", question.where, "conditions (question.py)", {})
+_BESIDE = "nil, and a descriptor from which the answer is read, in frames as of a stream: "
+_ASKED_ERRORS = (("EAGAIN", "as many questions as there may be are being answered"),
+                 ("EIO", "the journal is damaged there"), ("ESRCH", "no such agent"))
+"""What asks the historian: agentd only hands the answer's descriptor on."""
 
 _POLICY = Arg("policy", spawn.policy, "the name of a shipped one, or [file, text]")
 _BAD_POLICY = (("EINVAL", "not a policy; the message has all that is wrong, with file, line and column"),)
@@ -104,7 +110,8 @@ CONTROLS: Final = (
              Arg("since_ns", types.optional(types.uint), "only from this wall time on", None),
              Arg("until_ns", types.optional(types.uint), "only up to this wall time; following ends then", None),
              Arg("events", types.optional(types.texts),
-                 "give events (events.py) of these names, of all for an empty array; nil: give records", None)),
+                 "give events (events.py) of these names, of all for an empty array; nil: give records", None),
+             Arg("where", question.where, "further conditions (question.py)", {})),
             "{...} each; {missed, first_seq, last_seq} in place of what came too fast",
             (("ESRCH", "no such agent"),), streams=True),
     Control(11, "audit_verify", "Check the chain of the journal.", (), "{...}"),
@@ -151,8 +158,7 @@ CONTROLS: Final = (
     Control(24, "read", "Content of a file in an agent's tree: what there was when it was opened.",
             (_TARGET, _PATH, _FOLLOW, Arg("wait", types.boolean, "for proc/wait: until there is something", False)),
             f"first {_ATTRIBUTES}, then bytes each",
-            (*_PATH_ERRORS, ("EISDIR", "a directory"), ("EOPNOTSUPP", "a FIFO or socket"),
-             ("EAGAIN", "read too often")), streams=True),
+            (*_PATH_ERRORS, ("EISDIR", "a directory"), ("EOPNOTSUPP", "a FIFO or socket")), streams=True),
     Control(25, "write", "Make or replace a file of an agent's tree, as the agent; it has its name when it is whole.",
             (_TARGET, _PATH, Arg("data", types.data, "a piece of it; a symbolic link's target", bulk=True),
              Arg("offset", types.uint, "0 begins; further pieces of this connection follow one another", 0),
@@ -182,6 +188,21 @@ CONTROLS: Final = (
     Control(33, "policy_show", "The policy in force for an agent.",
             (_TARGET, Arg("text", types.boolean, "with the document's text", False)),
             "{name, source, shipped, hash, mode, spawn_max, rules, binds, limits}", (("ESRCH", "no such agent"),)),
+    Control(40, "audit_query", "Flight records that meet conditions.",
+            (_WHERE, Arg("limit", types.uint, "so many at most; 0: all", 0),
+             Arg("newest", types.boolean, "the newest first", False)),
+            _BESIDE + "[how far the search has come, [{...}, ...]] each", _ASKED_ERRORS),
+    Control(41, "audit_show", "One flight record, where it stands, and what belongs to it.",
+            (Arg("seq", types.uint, "its number"), Arg("around", types.uint, "so many before and behind it, too", 0)),
+            _BESIDE + "{record, place, partners, before, after}",
+            (*_ASKED_ERRORS, ("ENOENT", "no such record"))),
+    Control(42, "audit_export", "All flight records that meet conditions, the oldest first.", (_WHERE,),
+            _BESIDE + "as audit_query's", _ASKED_ERRORS),
+    Control(43, "boots", "The boots of this state directory, the oldest first.", (), _BESIDE + "{...} each",
+            _ASKED_ERRORS),
+    Control(44, "kernel_log", "What the kernel itself did and what failed in it, in one boot.",
+            (Arg("boot", types.integer, "its number, or 0 for this one, -1 for the one before and so on", 0),),
+            _BESIDE + "as audit_query's", (*_ASKED_ERRORS, ("ENOENT", "no such boot"))),
 )
 
 BY_NUMBER: Final = {c.number: c for c in CONTROLS}

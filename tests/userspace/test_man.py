@@ -18,6 +18,7 @@ from agentix_kernel.confine import syscalls_table
 from agentix_kernel.layers.table import LAYERS
 from agentix_kernel.layers.verify import CHECKS
 from agentix_kernel.runtimes import files
+from agentix_kernel.trail import Trail
 from agentix_syscalls import calls, errors, records, signals
 
 MAN = Path(__file__).resolve().parents[2] / "man"
@@ -95,7 +96,7 @@ def test_agentd_has_its_options_and_the_steps_of_its_boot():
 
 def test_each_file_of_proc_and_policy_has_its_place_and_its_keys():
     text = page("agentix-tree.5")
-    process = cast("Any", SimpleNamespace(policy=make(deny=("UNLINK",))))
+    process = cast("Any", SimpleNamespace(policy=make(deny=("UNLINK",)), trail=Trail(1)))
     assert all(f".It Pa proc/{name}\n" in text for name in procfiles.proc(cast("Any", None), process))
     assert all(f".It Pa policy/{name}\n" in text for name in procfiles.policy(cast("Any", None), process))
     keys = re.findall(r'"([A-Z][A-Za-z]+)": ', inspect.getsource(procfiles))

@@ -97,6 +97,25 @@ def _error(body: Any) -> CallError:
     return CallError(reason.errno, reason.message, rule=reason.rule, remedy=reason.remedy)
 
 
+def pieces(name: str, fd: int) -> Iterator[Any]:
+    """The pieces of an answer that a descriptor gives, which is closed at the end. Raises CallError, also EPIPE for an
+    answer that breaks off.
+    """
+    reader = wire.Reader(wire.CONTROL_BODY_MAX_BYTES)
+    with open(fd, "rb", buffering=0) as file:
+        while data := file.read(RECV_BYTES):
+            reader.feed(data)
+            while (frame := reader.next()) is not None:
+                _, flags, _, body = frame
+                if flags & wire.F_ERROR:
+                    raise _error(wire.decode(body))
+                if not flags & wire.F_MORE:
+                    return
+                yield wire.decode(body)
+    raise CallError(errno.EPIPE, f"{name}: the answer broke off, and is not complete", remedy="ask again; agentctl "
+                    "kernel-log tells what happened to the kernel")
+
+
 class Client:
     """A connection to one kernel. `kernel` is what it said of itself, as the table has it for hello."""
 
@@ -158,6 +177,11 @@ class Client:
         while more:
             yield body
             more, body = self._reply()
+
+    def answer(self, name: str, *args: Any) -> Iterator[Any]:
+        """Ask what is answered beside the connection; the pieces as they come. The connection may be used meanwhile."""
+        self.call(name, *args)
+        return pieces(name, self.take_descriptor())
 
     def _request(self, name: str, args: Sequence[Any], descriptors: Sequence[int]) -> None:
         self._serial += 1

@@ -150,6 +150,11 @@ class Journal:
     def failed(self) -> JournalError | None:
         return self._committer.failed or self._refused
 
+    @property
+    def latest(self) -> tuple[int, int, bytes]:
+        """The record that was appended last and not published yet, for `read.one`."""
+        return self._mono_ns, self._wall_ns, self._records[-1]
+
     # --- durability ----------------------------------------------------------------------------------------------
 
     @property

@@ -55,6 +55,13 @@ def decode(data: bytes, group: Group, agent: int | None = None, kinds: Collectio
     return found
 
 
+def one(seq: int, mono_ns: int, wall_ns: int, packed: bytes) -> Record:
+    """A record as Journal.latest has it; a body that stands apart is left out."""
+    after, agent, life, kind, phase, verdict, rule, correlation, values, *_ = form.unpack(packed)
+    return Record(seq, mono_ns + after, wall_ns + after, agent, life, kind, phase, verdict, rule, correlation,
+                  values or ())
+
+
 def read(disk: Disk, key: Key, *, start_seq: int = 0, agent: int | None = None,
          kinds: Collection[int] | None = None) -> Iterator[Record]:
     """Records from `start_seq` on, up to the last whole group.

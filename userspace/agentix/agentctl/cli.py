@@ -77,7 +77,9 @@ VERBS: Final = {
     "doctor": Entry("kernel", "check what this machine can enforce"),
     "syscalls": Entry("kernel", "list system calls, or explain one"),
     "signals": Entry("signalling", "list signals with both of their numbers"),
-    "audit": Entry("record", "check the chain of the journal"),
+    "audit": Entry("audit", "ask, check and export the journal"),
+    "boots": Entry("boots", "list the kernel's boots, and how each ended"),
+    "kernel-log": Entry("boots", "show what the kernel itself did and what failed"),
     "info": Entry("kernel", "show the kernel's version, place and load"),
     "shutdown": Entry("kernel", "shut the kernel down in order"),
     "runtimes": Entry("runtimes", "list runtimes: which interpreters agents run in"),
@@ -325,7 +327,8 @@ class Verbs(click.Group):
         if entry is None:
             return None
         room = importlib.import_module(f"agentix.agentctl.{entry.room}")
-        found: click.Command = getattr(room, cmd_name, None) or getattr(room, f"{cmd_name}_")  # exec is Python's
+        name = cmd_name.replace("-", "_")
+        found: click.Command = getattr(room, name, None) or getattr(room, f"{name}_")  # exec is Python's
         return found
 
     def shell_complete(self, ctx: click.Context, incomplete: str) -> "list[CompletionItem]":

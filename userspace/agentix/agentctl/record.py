@@ -1,4 +1,4 @@
-"""Verbs about the record: trace, events and audit."""
+"""Verbs that show the record as it is made: trace and events."""
 
 from collections.abc import Callable
 from typing import Any, Final, NamedTuple
@@ -6,7 +6,8 @@ from typing import Any, Final, NamedTuple
 import click
 
 from agentix.agentctl import format as show
-from agentix.agentctl.cli import FAILED, Which, json_option, period, read_agent, verb
+from agentix.agentctl.asking import conditions, where
+from agentix.agentctl.cli import Which, period, read_agent, verb
 from agentix_syscalls.events import BY_NAME
 
 
@@ -14,17 +15,22 @@ from agentix_syscalls.events import BY_NAME
     ("agentctl trace scout", "what one agent did, asked for and was refused"),
     ("agentctl trace -f --tail 10", "everybody's last ten records, then what comes"),
     ("agentctl trace --since 5m 7 8", "of two agents, from the last five minutes"),
+    ("agentctl trace -f --verdict denied --verdict faulted", "whatever is refused to anybody, as it happens"),
     ("agentctl trace --json 7 | jq 'select(.verdict == \"denied\")'", "for a program: one record a line"),
 ))
 @click.option("-f", "--follow", is_flag=True, help="Go on with what comes.")
 @click.option("--tail", type=click.IntRange(min=0), metavar="N", help="Only the last N records.")
-@period
+@conditions
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, one record a line.")
 @click.argument("agents", metavar="[AGENT]...", type=read_agent, nargs=-1)
-def trace(which: Which, agents: tuple[int | str, ...], *, follow: bool, tail: int | None, since_ns: int | None,
-          until_ns: int | None, as_json: bool) -> None:
-    """Show the flight record of agents, or of all: calls, signals, denials, limits, starts and ends."""
-    _show(which, line, (agents or None, follow, tail, since_ns, until_ns), as_json=as_json)
+def trace(which: Which, agents: tuple[int | str, ...], *, follow: bool, tail: int | None, as_json: bool,
+          **given: Any) -> None:
+    """Show the flight record of agents, or of all: calls, signals, denials, limits, starts and ends.
+
+    Agent 0 is the kernel itself.
+    """
+    asked = where(agents, given)
+    _show(which, line, (None, follow, tail, None, None, None, asked), as_json=as_json)
 
 
 def _show(which: Which, shown: Callable[[dict[str, Any]], str], asked: tuple[Any, ...], *, as_json: bool) -> None:
@@ -88,7 +94,7 @@ _NOTHING: Final[tuple[object, ...]] = (None, "", b"", (), [], {})
 _VERDICT_COLOURS: Final = {"denied": "red", "failed": "yellow", "faulted": "red", "audited": "magenta"}
 
 
-def line(record: dict[str, Any]) -> str:
+def line(record: dict[str, Any], *, dated: bool = False) -> str:
     """One record as a person reads it: time, number, agent, kind, verdict, then the fields that say something.
 
     In its place may stand {missed, first_seq, last_seq}: what came too fast for this reader.
@@ -98,7 +104,9 @@ def line(record: dict[str, Any]) -> str:
     who = f"{record['agent']}.{record['life']}" if record["agent"] else "kernel"
     kind = record["kind"] if record["phase"] == "event" else f"{record['kind']}/{record['phase']}"
     verdict = record["verdict"]
-    words = [show.clock(record["wall_ns"]), f"{record['seq']:>6}", f"{who:<7}", f"{kind:<13}"]
+    at = record["wall_ns"]
+    time = f"{show.moment(at)}.{at // 10**6 % 1000:03}" if dated else show.clock(at)
+    words = [time, f"{record['seq']:>6}", f"{who:<7}", f"{kind:<13}"]
     if verdict != "none":
         words.append(show.colour(verdict, fg=_VERDICT_COLOURS[verdict]) if verdict in _VERDICT_COLOURS else verdict)
     words += [f"{name}={_value(value)}" for name, value in record["data"].items() if value not in _NOTHING]
@@ -111,29 +119,3 @@ def _value(value: Any) -> str:
     """A field's value as one word: quoted if it has blanks, and harmless to a terminal."""
     text = show.printable(value if isinstance(value, (str, int, float)) else show.dump(value))
     return f'"{text}"' if " " in text and not text.startswith(("[", "{", '"')) else text
-
-
-@click.group()
-def audit() -> None:
-    """Check the chain of the journal."""
-
-
-@verb(name="verify", examples=(("agentctl audit verify", "status 1 when the record was altered"),))
-@json_option
-def audit_verify(which: Which, *, as_json: bool) -> int:
-    """Check the chain: nothing altered, inserted, reordered or removed.
-
-    The exit status is 1 when something is.
-    """
-    with which.connect() as client:
-        found = client.call("audit_verify")
-    if as_json:
-        show.print_json(found)
-        return 0 if found["ok"] else FAILED
-    for problem in found["problems"]:
-        click.echo(f"{problem['segment']}:{problem['offset']}: {show.printable(problem['what'])}")
-    click.echo(show.printable(found["text"]))
-    return 0 if found["ok"] else FAILED
-
-
-audit.add_command(audit_verify)

@@ -3,11 +3,16 @@
 import errno
 import time
 from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from typing import TYPE_CHECKING, Any, Final
 
 import trio
 
 from agentix_kernel.control import flight
+from agentix_kernel.control.answers import Handed
+from agentix_kernel.history import rows
+from agentix_kernel.history.asking import History
+from agentix_kernel.history.question import question
 from agentix_kernel.journal.read import Record
 from agentix_kernel.logs import LOST, AgentLog, Piece, Reader
 from agentix_syscalls import events
@@ -80,28 +85,76 @@ async def _end_before(log: AgentLog, until_ns: int) -> int:
 
 
 def trace(client: "Client", target: Any, follow: bool, tail: int | None, since_ns: int | None, until_ns: int | None,
-          names: tuple[str, ...] | None) -> AsyncGenerator[dict[str, Any]]:
+          names: tuple[str, ...] | None, where: dict[str, Any]) -> AsyncGenerator[dict[str, Any]]:
     kernel = client.kernel
     unknown = [name for name in names or () if name not in events.BY_NAME]
     if unknown:
         raise CallError(errno.EINVAL, f"trace: no event is called {unknown[0][:80]!r}",
                         remedy=f"events: {', '.join(events.BY_NAME)}")
     targets = target if type(target) in {list, tuple} else () if target is None else (target,)
-    agents = frozenset(_recorded(client, one) for one in targets) or None
-    wanted = flight.Wanted(agents, since_ns, until_ns, None if names is None else frozenset(names))
+    given = {"agents": targets or None, "since_ns": since_ns, "until_ns": until_ns}
+    where = _resolved(client, where | {key: value for key, value in given.items() if value is not None})
 
-    def told(record: Record) -> dict[str, Any]:
-        process = kernel.table.by_id.get(record.agent)
-        return flight.event_row(record, process.name if process is not None else "")
+    def shown(record: Record) -> dict[str, Any]:
+        return rows.row(record) if names is None else rows.event_row(record)
 
-    return flight.stream(kernel.journal, flight.row if names is None else told, wanted, follow=follow, tail=tail)
+    def old() -> AsyncGenerator[list[dict[str, Any]]]:
+        return _history(client).pieces(client.peer.uid, "trace", where, names, tail)
+
+    stream = flight.stream(kernel.journal, shown, question(where, names), old, follow=follow)
+    return stream if names is None else _named(client, stream)
+
+
+async def _named(client: "Client", stream: AsyncGenerator[dict[str, Any]]) -> AsyncGenerator[dict[str, Any]]:
+    """Events with the names that their agents have now."""
+    async with aclosing(stream) as told:
+        async for event in told:
+            process = client.kernel.table.by_id.get(event.get("agent", 0))
+            yield event | {"name": process.name} if process is not None else event  # noqa: ASYNC119 - server.py closes
+
+
+def _resolved(client: "Client", where: dict[str, Any]) -> dict[str, Any]:
+    """Conditions with agents by their ids."""
+    known = {"agents": tuple(_recorded(client, one) for one in where["agents"])} if "agents" in where else {}
+    return where | known
 
 
 def _recorded(client: "Client", target: Any) -> int:
-    """An agent's id. By its id also a removed one is asked for: its record stays."""
+    """An agent's id; 0 is the kernel. By its id also a removed one is asked for: its record stays."""
     kernel = client.kernel
-    known = type(target) is int and 0 < target <= kernel.registry.last_id
+    known = type(target) is int and 0 <= target <= kernel.registry.last_id
     return target if known else kernel.table.find(target).id
+
+
+def _history(client: "Client") -> History:
+    history = client.kernel.history
+    assert history is not None, "boot sets it before anybody is served"
+    return history
+
+
+def _ask(client: "Client", name: str, *args: Any) -> Handed:
+    """Hand on the descriptor that the answer comes from: however long it is, it takes nothing of agentd's time."""
+    return Handed(None, (_history(client).ask(client.peer.uid, name, *args),))
+
+
+async def audit_query(client: "Client", where: dict[str, Any], limit: int, newest: bool) -> Handed:
+    return _ask(client, "audit_query", _resolved(client, where), limit, newest)
+
+
+async def audit_show(client: "Client", seq: int, around: int) -> Handed:
+    return _ask(client, "audit_show", seq, around)
+
+
+async def audit_export(client: "Client", where: dict[str, Any]) -> Handed:
+    return _ask(client, "audit_export", _resolved(client, where))
+
+
+async def boots(client: "Client") -> Handed:
+    return _ask(client, "boots", True)
+
+
+async def kernel_log(client: "Client", boot: int) -> Handed:
+    return _ask(client, "kernel_log", boot)
 
 
 async def audit_verify(client: "Client") -> dict[str, Any]:

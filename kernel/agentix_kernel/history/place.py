@@ -1,0 +1,63 @@
+"""Where one record stands in the journal, and whether that place is as it was written."""
+
+import errno
+from typing import Any, NamedTuple
+
+from agentix_kernel.history.index import Index
+from agentix_kernel.journal import format as form
+from agentix_kernel.journal import read, walk
+from agentix_kernel.journal.errors import JournalDamaged
+from agentix_kernel.journal.format import Group
+from agentix_kernel.journal.read import Record
+from agentix_syscalls.errors import CallError
+
+
+class Place(NamedTuple):
+    """A group: in which segment, from which byte on, and whether its chain is whole from the segment's head on."""
+
+    number: int
+    offset: int
+    data: bytes
+    group: Group
+    fault: str
+
+
+def find(index: Index, seq: int) -> tuple[dict[str, Any], Record]:
+    """The place of a record, as it is told, and the record. Raises CallError ENOENT."""
+    found = _chained(index, seq) or _astray(index, seq)
+    if found is None:
+        raise CallError(errno.ENOENT, f"the journal has no record {seq}",
+                        remedy="it is not made yet, or gone by retention; agentctl audit verify tells which there are")
+    group = found.group
+    record = next(one for one in read.decode(found.data, group) if one.seq == seq)
+    told = {"segment": form.name_of(found.number), "offset": found.offset, "first_seq": group.first_seq,
+            "records": group.count, "wall_ns": group.wall_ns, "link": group.link.hex(), "whole": not found.fault,
+            "fault": found.fault}
+    return told, record
+
+
+def _chained(index: Index, seq: int) -> Place | None:
+    """By the chain from the head of its segment on: then the key vouches for it."""
+    try:
+        cursor = walk.seek(index.disk, index.key, seq)
+    except JournalDamaged:
+        return None
+    if cursor is None or cursor.next_seq > seq:
+        return None
+    number, data = cursor.number, walk.load(index.disk, cursor.number, cursor.offset)
+    for whole, group in walk.chain(data, index.key, cursor):
+        if group.next_seq > seq:
+            return Place(number, cursor.offset - (group.end - group.start), whole, group, "")
+    return None
+
+
+def _astray(index: Index, seq: int) -> Place | None:
+    """By its own digest alone: something before it is not as it was written."""
+    for number in walk.numbers(index.disk):
+        data, at, tag = walk.load(index.disk, number), form.FIRST_GROUP, index.key.tag(number)
+        while (group := form.find(data, at, tag, index.key)) is not None:
+            if group.first_seq <= seq < group.next_seq:
+                return Place(number, group.start, data, group, "it does not follow what stands before it, or that is "
+                             "damaged; agentctl audit verify tells where")
+            at = group.end
+    return None

@@ -29,10 +29,10 @@ def send(kernel: Kernel, target: Process, number: int, sender: int, why: str, ru
     return seq
 
 
-def sigpolicy(kernel: Kernel, target: Process, why: str, rule: str, number: int = signals.SIGPOLICY) -> None:
-    """End an agent that broke its policy (or, as SIGTRUST, its word), and all it spawned."""
+def end_family(kernel: Kernel, target: Process, number: int, why: str, rule: str) -> None:
+    """End an agent, and all it spawned, by SIGPOLICY (it broke its policy) or SIGTRUST (it was not who it seemed)."""
     for member in kernel.table.family(target):
-        detail = why if member is target else f"its ancestor, agent {target.id}, broke its policy: {why}"
+        detail = why if member is target else f"its ancestor, agent {target.id}, ended so: {why}"
         send(kernel, member, number, 0, detail, rule)
 
 

@@ -8,7 +8,7 @@ from agentix_kernel.authority.policy.inforce import AUDIT, STRICT, Verdict
 from agentix_kernel.kernel import Kernel
 from agentix_kernel.process import Denial, Process
 from agentix_kernel.world import DeniedCall
-from agentix_syscalls import records
+from agentix_syscalls import records, signals
 from agentix_syscalls.errors import CallError
 
 SECCOMP: Final = "seccomp"
@@ -29,7 +29,7 @@ def refuse(kernel: Kernel, process: Process, enforcer: str, call: str, about: st
     """What no mode allows. Returns the error to raise; in strict mode SIGPOLICY has been sent as well."""
     _note(kernel, process, records.DENIED, enforcer, call, about, said)
     if process.policy.mode == STRICT:
-        delivery.sigpolicy(kernel, process, f"{said.message} ({said.rule})", said.rule)
+        delivery.end_family(kernel, process, signals.SIGPOLICY, f"{said.message} ({said.rule})", said.rule)
     else:
         budgets.count_denial(kernel, process)
     return CallError(errno.EPERM, said.message, rule=said.rule, remedy=said.remedy or ASK, enforcer=enforcer)
@@ -40,7 +40,8 @@ def by_seccomp(kernel: Kernel, process: Process, call: DeniedCall, who: str) -> 
     said = Verdict(allowed=False, rule=f"seccomp {call.name}", message=f"the Linux call {call.name} is refused")
     if call.fatal:
         _note(kernel, process, records.DENIED, SECCOMP, call.name, who, said)
-        delivery.sigpolicy(kernel, process, f"{said.message}, and no honest agent makes it", said.rule)
+        delivery.end_family(kernel, process, signals.SIGPOLICY, f"{said.message}, and no honest agent makes it",
+                            said.rule)
     else:
         refuse(kernel, process, SECCOMP, call.name, who, said)
     kernel.flush()

@@ -283,6 +283,8 @@ class ProcessTable:
     by_id: dict[int, Process] = field(factory=dict[int, Process])
     by_name: dict[str, Process] = field(factory=dict[str, Process])
     by_uid: dict[int, Process] = field(factory=dict[int, Process])
+    by_tool_uid: dict[int, Process] = field(factory=dict[int, Process])
+    """Agents by the uids of their tools that run."""
 
     def add(self, process: Process) -> None:
         assert process.id not in self.by_id, "an id is given once"
@@ -296,6 +298,10 @@ class ProcessTable:
         before = self.by_id[process.id]
         assert not before.alive and process.life == before.life + 1, "one life after the other"  # noqa: PT018 - one fact
         self.by_id[process.id] = self.by_uid[process.uid] = self.by_name[process.name] = process
+
+    def answerable(self, uid: int) -> Process | None:
+        """The agent that answers for what a uid does: whose it is, or whose tool's."""
+        return self.by_uid.get(uid) or self.by_tool_uid.get(uid)
 
     def latest(self, process: Process) -> Process:
         """The last life of an agent, of which this may be an earlier one; itself when the agent was removed."""

@@ -18,6 +18,7 @@ from typing import Final
 import trio
 from attrs import define, field
 
+from agentix_kernel import identity
 from agentix_kernel.dispatch import Session, fault, serve
 from agentix_kernel.kernel import Given, Kernel
 from agentix_kernel.process import Process
@@ -314,8 +315,7 @@ class Reactor:
         pid, uid, _ = PEERCRED.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, PEERCRED.size))
         kernel = self.kernel
         if uid != process.uid:
-            kernel.record(records.FAULT, process, verdict=records.FAULTED,
-                          data=("identity", f"uid {uid}, pid {pid} came through the socket of uid {process.uid}"))
+            identity.mistaken(kernel, process, uid, pid)
             sock.close()
             return
         if len(door.connections) >= kernel.config.connections_max or process.doom is not None:

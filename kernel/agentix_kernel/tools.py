@@ -72,6 +72,7 @@ async def run(kernel: Kernel, caller: Process, name: str, argv: tuple[str, ...],
     kernel.record(records.TOOL, caller, phase=records.INTENT, correlation=correlation, data=(name, None, list(argv)))
     kernel.flush()
     uid = kernel.registry.claim_uid()
+    kernel.table.by_tool_uid[uid] = caller
     try:
         status, outputs = await _confined(kernel, caller, uid, argv, timeout_s, correlation)
     except CallError as error:
@@ -83,6 +84,7 @@ async def run(kernel: Kernel, caller: Process, name: str, argv: tuple[str, ...],
                       data=(name, None, "given up before its end; killed"))
         raise
     finally:
+        del kernel.table.by_tool_uid[uid]
         kernel.registry.free_uid(uid)
     out, err = outputs
     seq = kernel.record(records.TOOL, caller, phase=records.OUTCOME, verdict=records.ALLOWED, correlation=correlation,

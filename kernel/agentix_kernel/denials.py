@@ -10,6 +10,7 @@ from agentix_kernel.process import Denial, Process
 from agentix_kernel.world import DeniedCall
 from agentix_syscalls import records, signals
 from agentix_syscalls.errors import CallError
+from agentix_syscalls.signals import Signal
 
 SECCOMP: Final = "seccomp"
 ASK: Final = "ask with CHECKPOLICY beforehand; read policy/effective"
@@ -33,6 +34,13 @@ def refuse(kernel: Kernel, process: Process, enforcer: str, call: str, about: st
     else:
         budgets.count_denial(kernel, process)
     return CallError(errno.EPERM, said.message, rule=said.rule, remedy=said.remedy or ASK, enforcer=enforcer)
+
+
+def not_to_send(kernel: Kernel, process: Process, row: Signal, agent: int) -> CallError:
+    """An agent means to send a signal that the kernel and root alone send. Returns the error to raise."""
+    return refuse(kernel, process, "signals", "SIGNAL", f"agent {agent}", Verdict(
+        allowed=False, rule=f"signals: {row.name} is not an agent's to send",
+        message=f"{row.name} is sent by the kernel or by root alone"))
 
 
 def by_seccomp(kernel: Kernel, process: Process, call: DeniedCall, who: str) -> None:

@@ -15,7 +15,7 @@ from agentix_kernel.kernel import Kernel
 from agentix_kernel.process import Process
 from agentix_syscalls.errors import CallError
 from agentix_vfs.handles import Handle
-from agentix_vfs.nodes import Directory, Node, child_path, path_of, shown
+from agentix_vfs.nodes import Directory, Node, paths_of, shown
 
 
 @frozen
@@ -66,14 +66,7 @@ def _refused(policy: InForce, handle: Handle, *, reading: bool) -> Verdict | Non
         return None
     call = "WRITE" if not reading else "READDIR" if isinstance(handle.node, Directory) else "READ"
     try:
-        said = [policy.decide(call, path) for path in _paths(handle.node)]
+        said = [policy.decide(call, path) for path in paths_of(handle.node)]
     except CallError as error:  # rules cannot tell what it is, so none allows it
         return Verdict(allowed=False, rule="files that have a path", message=error.message)
     return next((one for one in said if not one.allowed), None)
-
-
-def _paths(node: Node) -> list[bytes]:
-    """Where it is, or was when it still had a name. Raises CallError."""
-    if node.names:
-        return [child_path(parent, name) for parent, name in node.names]
-    return [node.was or path_of(node)]

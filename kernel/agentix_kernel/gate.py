@@ -5,12 +5,14 @@ from typing import Final
 from attrs import frozen
 
 from agentix_kernel import denials
-from agentix_kernel.authority.policy.inforce import STRICT
+from agentix_kernel.authority.policy.inforce import STRICT, Verdict
 from agentix_kernel.kernel import Kernel
 from agentix_syscalls import records
 from agentix_vfs.fuse.gate import Withheld
 from agentix_vfs.who import Who
 
+NOT_ITS_OWN: Final = Verdict(allowed=False, rule="mount: its own tree", message="it is another agent's tree")
+"""Whoever was handed a descriptor of a folder in there."""
 UNRECORDED: Final = frozenset({"STAT", "READDIR"})
 
 
@@ -32,13 +34,16 @@ class MountGate:
             return
         if process.doom is not None:
             raise Withheld(process.id)
-        if agent != who.agent or call not in process.policy.guarded:
+        if not agent or (agent == who.agent and call not in process.policy.guarded):
             return
-        decision = process.policy.decide(call, path)
+        decision = process.policy.decide(call, path) if agent == who.agent else NOT_ITS_OWN
         if decision.allowed:
             return
         shown = path.decode("utf-8", "replace")
-        refused = denials.violate(self.kernel, process, "mount", call, shown, decision)
+        if agent == who.agent:
+            refused = denials.violate(self.kernel, process, "mount", call, shown, decision)
+        else:
+            refused = denials.refuse(self.kernel, process, "mount", call, f"agent {agent}: {shown}", decision)
         self.kernel.flush()
         if refused is not None:
             raise Withheld(process.id) if process.policy.mode == STRICT else refused

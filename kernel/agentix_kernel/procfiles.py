@@ -6,11 +6,11 @@ from collections.abc import Mapping
 import trio
 
 from agentix_kernel import budgets, delivery, denials, rebirth
-from agentix_kernel.authority.policy.inforce import ALLOWED
 from agentix_kernel.kernel import Kernel
 from agentix_kernel.process import Process
 from agentix_syscalls import signals
 from agentix_syscalls.errors import CallError
+from agentix_vfs.fuse.gate import Withheld
 from agentix_vfs.synthetic import Entry, Growing, Synthetic, Waiting
 from agentix_vfs.who import Who
 
@@ -120,21 +120,29 @@ def _signal(kernel: Kernel, process: Process, who: Who, data: bytes) -> None:
         raise CallError(errno.EINVAL, str(error)) from None
     if not process.alive:
         raise CallError(errno.ESRCH, f"agent {process.id} has ended")
-    if who.uid != 0 and (who.agent != process.id or row.operator_only):
+    if who.uid != 0 and who.agent != process.id:
         raise CallError(errno.EPERM, f"{row.name} to agent {process.id}: not yours to send")
-
-    decision = process.policy.decide("SIGNAL", f"self/{row.name}".encode()) if who.agent else ALLOWED
-    if not decision.allowed:
-        refused = denials.violate(kernel, process, "signals", "SIGNAL", f"agent {process.id}", decision)
-        kernel.flush()
-        if refused is not None:
-            raise refused
-
+    if who.agent:
+        _judge(kernel, process, row)
     rebirth.check_reaches(process, row.number)
     if who.uid == 0:
         rebirth.dismiss(kernel, process, row.number)
     process.written.append((row.number, who.agent))
     kernel.start(_deliver_written, kernel, process)
+
+
+def _judge(kernel: Kernel, process: Process, row: signals.Signal) -> None:
+    """Raises CallError (EPERM); Withheld when that was the agent's end."""
+    decision = process.policy.decide("SIGNAL", f"self/{row.name}".encode())
+    if row.operator_only:
+        refused: CallError | None = denials.not_to_send(kernel, process, row, process.id)
+    elif not decision.allowed:
+        refused = denials.violate(kernel, process, "signals", "SIGNAL", f"agent {process.id}", decision)
+    else:
+        return
+    kernel.flush()
+    if refused is not None:
+        raise Withheld(process.id) if process.doom is not None else refused
 
 
 async def _deliver_written(kernel: Kernel, process: Process) -> None:

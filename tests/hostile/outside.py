@@ -152,7 +152,8 @@ class Outside:
     def view_host(self) -> object:
         here = ["/etc/shadow", "/etc/passwd", "/etc/hosts", "/etc/ld.so.cache"]
         shared = [row for row in contents(f"{self.folder}/shared") if stat.S_ISREG(row[1]) or stat.S_ISBLK(row[1])]
-        return [contents(path) for path in here], sorted(os.listdir("/usr/bin")), contents(f"{self.folder}/shown"), shared
+        programs = sorted(os.listdir("/usr/bin"))
+        return [contents(path) for path in here], programs, contents(f"{self.folder}/shown"), shared
 
     def view_set_id(self) -> object:
         with open("/proc/self/mountinfo") as mounts:

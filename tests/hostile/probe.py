@@ -188,7 +188,7 @@ def exchanged(one, two):
 
 
 def linked_by_descriptor(path, name):
-    """linkat with AT_SYMLINK_FOLLOW on /proc/self/fd."""
+    """Linkat with AT_SYMLINK_FOLLOW on /proc/self/fd."""
     fd = os.open(path, os.O_PATH)
     try:
         return result(LIBC.linkat(-100, f"/proc/self/fd/{fd}".encode(), -100, name.encode(), 0x400))
@@ -301,8 +301,7 @@ def many(make, most=20_000):
     """How often it can be done before it is refused; what was made is let go."""
     kept = []
     try:
-        for _ in range(most):
-            kept.append(make())
+        kept.extend(make() for _ in range(most))
     finally:
         for fd in kept:
             if isinstance(fd, int) and fd > 2:
@@ -325,6 +324,11 @@ def timers():
         for timer in made:
             LIBC.syscall(OUT["linux"]["timer_delete"], timer)
     return "without end"
+
+
+def raised():
+    """A limit higher than the hard one."""
+    resource.setrlimit(resource.RLIMIT_NOFILE, (1 << 20, 1 << 20))
 
 
 def forked():

@@ -249,6 +249,15 @@ def child_path(parent: Directory, name: bytes) -> bytes:
     return path
 
 
+def paths_of(node: Node) -> list[bytes]:
+    """The path of each of its names; of what is open and has none any more, that of its last one. Raises ENAMETOOLONG,
+    ESTALE.
+    """
+    if node.names and not (isinstance(node, Directory) and node.top):
+        return [child_path(parent, name) for parent, name in node.names]
+    return [node.was or path_of(node)]
+
+
 def shown(node: Node, name: bytes | None = None) -> str:
     """How errors name a node, or `name` in it."""
     try:

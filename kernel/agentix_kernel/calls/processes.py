@@ -157,9 +157,7 @@ def signal(kernel: Kernel, process: Process, agent: int, number: int) -> None:
     if row is None:
         raise CallError(errno.EINVAL, f"SIGNAL: {number} is not a signal", remedy="agentctl signals lists them")
     if row.operator_only:
-        raise denials.refuse(kernel, process, "signals", "SIGNAL", f"agent {agent}", Verdict(
-            allowed=False, rule=f"signals: {row.name} is not an agent's to send",
-            message=f"{row.name} is sent by the kernel or by root alone"))
+        raise denials.not_to_send(kernel, process, row, agent)
     if agent != process.id and agent not in process.children:
         stranger = kernel.table.by_id.get(agent)
         if stranger is None or (stranger.parent == process.id and not stranger.alive):

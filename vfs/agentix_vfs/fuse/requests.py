@@ -23,7 +23,7 @@ from agentix_syscalls.errors import CallError
 from agentix_vfs.fuse.blocked import Blocked
 from agentix_vfs.fuse.gate import Gate, Withheld
 from agentix_vfs.handles import Handle, wants_read, wants_write
-from agentix_vfs.nodes import Directory, Node, Symlink, SyntheticFile, child_path
+from agentix_vfs.nodes import Directory, Node, Symlink, SyntheticFile, child_path, paths_of
 from agentix_vfs.tree import Tree
 from agentix_vfs.who import Who
 
@@ -32,6 +32,9 @@ FIXED_TIMEOUT_S: Final = 300.0
 LISTED_MAX: Final = 1 << 20
 """Entries that the open directories of one agent's tree may hold together (64 bytes each); one may always be listed."""
 BLOCK_BYTES: Final = 4096
+
+Asked = tuple[str, Node, bytes | None]
+"""A call that a request amounts to, and on what: a name in a folder or, None, a node under all the names it has."""
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -152,7 +155,7 @@ class Requests(pyfuse3.Operations):
     @request
     def link(self, inode: int, new_parent_inode: int, new_name: bytes, ctx: pyfuse3.RequestContext) -> EntryAttributes:
         node, parent = self._node(inode), self._folder(new_parent_inode)
-        old = [(call, *place) for call in ("RENAME", "READ", "WRITE") for place in node.names]
+        old = [(call, node, None) for call in ("RENAME", "READ", "WRITE")]
         with self._act(ctx, "link", *old, ("RENAME", parent, new_name), ("WRITE", parent, new_name)):
             self.tree.inodes.link(node, parent, new_name)
         return self._remember(node)
@@ -200,7 +203,7 @@ class Requests(pyfuse3.Operations):
         node = self._node(inode)
         resize = bool(fields.update_size)
         asked, operation = (("TRUNCATE", "WRITE"), "truncate") if resize else (("WRITE",), "setattr")
-        with self._act(ctx, operation, *((call, *place) for call in asked for place in node.names)) as who:
+        with self._act(ctx, operation, *((call, node, None) for call in asked)) as who:
             if resize:
                 self._resize(node, attr.st_size, fh)
             self.tree.inodes.set_attributes(
@@ -252,9 +255,7 @@ class Requests(pyfuse3.Operations):
     @request
     def open(self, inode: int, flags: int, ctx: pyfuse3.RequestContext) -> FileInfo:
         node = self._node(inode)
-        # Of a file with several names, each is asked: another name is no way around a rule.
-        asked = ((call, *place) for call in _calls(flags) for place in node.names)
-        with self._act(ctx, "open", *asked) as who:
+        with self._act(ctx, "open", *((call, node, None) for call in _calls(flags))) as who:
             return self._opened(self.tree.inodes.open(who, node, flags))
 
     async def read(self, fh: int, off: int, size: int) -> bytes:
@@ -397,7 +398,7 @@ class Requests(pyfuse3.Operations):
 
     @contextmanager
     def _act(self, ctx: pyfuse3.RequestContext, operation: str,
-             *asked: tuple[str, Directory, bytes]) -> Generator[Who, None, None]:
+             *asked: Asked) -> Generator[Who, None, None]:
         """Check, do, record: the path recorded is the one denied, or else the first."""
         who = self._who(ctx)
         if who.uid == 0:
@@ -405,8 +406,7 @@ class Requests(pyfuse3.Operations):
             return
         agent, path, number = 0, b"", 0
         try:
-            places = [(call, parent.mount.agent, child_path(parent, name)) for call, parent, name in asked]
-            for place in reversed(places):
+            for place in reversed([place for one in asked for place in _places(*one)]):
                 _, agent, path = place
                 self.gate.check(who, *place)
             yield who
@@ -418,6 +418,14 @@ class Requests(pyfuse3.Operations):
             raise
         finally:
             self.gate.record(who, operation, agent, path, number)
+
+
+def _places(call: str, node: Node, name: bytes | None) -> list[tuple[str, int, bytes]]:
+    """What the gate is asked: call, agent and path, of each name, as another name, or none, is no way around a rule."""
+    if name is None:
+        return [(call, node.mount.agent, path) for path in paths_of(node)]
+    assert isinstance(node, Directory), "names are of folders"
+    return [(call, node.mount.agent, child_path(node, name))]
 
 
 def _calls(flags: int, *, created: bool = False) -> list[str]:

@@ -15,7 +15,7 @@ from agentix_kernel.kernel import Given, Kernel
 from agentix_kernel.logs import AgentLog
 from agentix_kernel.process import Command, End, Lives, Process, State, Why
 from agentix_kernel.runtimes.inforce import current
-from agentix_kernel.world import Confined, DeniedCall, Ended, LaunchError, Limits, Runtime, Watch
+from agentix_kernel.world import Bind, Confined, DeniedCall, Ended, LaunchError, Limits, Runtime, Watch
 from agentix_syscalls import records, signals
 from agentix_syscalls.errors import CallError
 from agentix_syscalls.spawn import Restart
@@ -39,7 +39,7 @@ async def spawn(kernel: Kernel, command: Command, limits: Limits, policy: InForc
     (ENOENT, EACCES, ENOEXEC are the command's). Nothing is left of a failed one but its records.
     """
     try:
-        _check_cwd(command, policy)
+        check_cwd(command, policy)
         with trio.CancelScope(shield=True):  # who asked may go away; a half-made agent may not stay
             lives = Lives(restart, wanted=restarts.wants(restart))
             process = _admit(kernel, command, limits, policy, name, parent, lives)
@@ -52,7 +52,7 @@ async def spawn(kernel: Kernel, command: Command, limits: Limits, policy: InForc
     raise AssertionError("a shielded scope is never cancelled")
 
 
-def _check_cwd(command: Command, policy: InForce) -> None:
+def check_cwd(command: Command, policy: InForce) -> None:
     """Asked beforehand: on its way there its launch would break the policy, before any program of its runs."""
     folder = command.cwd or _CWD
     inside = _OWN_TREE.match(folder)
@@ -69,6 +69,15 @@ def release(command: Command) -> None:
     for bind in command.binds:
         if bind.source_fd >= 0:
             os.close(bind.source_fd)
+
+
+def show(process: Process, binds: tuple[Bind, ...]) -> None:
+    """What its next life is shown, and its children until then. The descriptors are its own; the dead have none."""
+    release(process.command)
+    process.command = evolve(process.command, binds=binds)
+    if not process.alive:
+        release(process.command)
+        process.command = evolve(process.command, binds=tuple(evolve(bind, source_fd=-1) for bind in binds))
 
 
 async def _begin_first(kernel: Kernel, process: Process) -> int:

@@ -130,14 +130,19 @@ async def restart(kernel: Kernel, process: Process, binds: tuple[Bind, ...]) -> 
     return following
 
 
-def _start_over(kernel: Kernel, process: Process, binds: tuple[Bind, ...]) -> Process:
-    """The life that is to come, or the one that has to end before. Owns the binds when it returns."""
+def check_restart(kernel: Kernel, process: Process) -> None:
+    """Raises CallError (EBUSY, ESHUTDOWN) for what cannot be restarted now."""
     if process.state is State.ZOMBIE:
         raise CallError(errno.EBUSY, f"{_named(process)}: its parent has not waited for it yet")
     if kernel.shutting:
         raise CallError(errno.ESHUTDOWN, "restart: the kernel is shutting down")
     if process.again is not None:
         raise CallError(errno.EBUSY, f"{_named(process)} is being restarted")
+
+
+def _start_over(kernel: Kernel, process: Process, binds: tuple[Bind, ...]) -> Process:
+    """The life that is to come, or the one that has to end before. Owns the binds when it returns."""
+    check_restart(kernel, process)
     if process.waking is not None:
         lifecycle.release(process.command)
         process.command = evolve(process.command, binds=binds)

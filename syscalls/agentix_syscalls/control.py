@@ -62,6 +62,16 @@ _ASKED_ERRORS = (("EAGAIN", "as many questions as there may be are being answere
                  ("EIO", "the journal is damaged there"), ("ESRCH", "no such agent"))
 """What asks the historian: agentd only hands the answer's descriptor on."""
 
+SET_RESULTS: Final = ("set", "restarted", "needs-restart", "refused")
+"""What policy_set says of each agent."""
+
+
+def _array(value: Any) -> tuple[Any, ...]:
+    if type(value) not in {list, tuple}:
+        raise types.BadArgument("wants an array")
+    return tuple(value)
+
+
 _POLICY = Arg("policy", spawn.policy, "the name of a shipped one, or [file, text]")
 _BAD_POLICY = (("EINVAL", "not a policy; the message has all that is wrong, with file, line and column"),)
 
@@ -188,6 +198,14 @@ CONTROLS: Final = (
     Control(33, "policy_show", "The policy in force for an agent.",
             (_TARGET, Arg("text", types.boolean, "with the document's text", False)),
             "{name, source, shipped, hash, mode, spawn_max, rules, binds, limits}", (("ESRCH", "no such agent"),)),
+    Control(37, "policy_set", "Give agents another policy, and their descendants with them. Descriptors of its binds "
+            "travel beside the frame.",
+            (Arg("agents", _array, "ids or names"), _POLICY,
+             Arg("now", types.boolean, "restart who needs it", False),
+             Arg("binds", _array, "as in spawn, of the policy's own binds", ())),
+            "[{id, name, result, needs, closed, ended, stays, children, message, remedy}, ...]: result is one of "
+            + ", ".join(SET_RESULTS),
+            (("ESRCH", "no such agent"), ("EPERM", "neither root nor its owner"), *_BAD_POLICY)),
     Control(40, "audit_query", "Flight records that meet conditions.",
             (_WHERE, Arg("limit", types.uint, "so many at most; 0: all", 0),
              Arg("newest", types.boolean, "the newest first", False)),

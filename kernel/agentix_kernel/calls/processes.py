@@ -2,7 +2,7 @@
 
 import errno
 import os
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 import trio
@@ -86,7 +86,10 @@ def spawn(kernel: Kernel, process: Process, kind: str, argv: tuple[str, ...],
     command = command_of(kind, argv, checked, (), own=process.command)
     if process.spawned >= process.policy.spawn_max:  # first: what follows costs more
         raise _refused(kernel, process, argv[0])
-    policy = process.policy.narrowed(checked.get("mode"), checked.get("deny", ()), checked.get("spawn_max"))
+    def narrowed() -> InForce:
+        return process.policy.narrowed(checked.get("mode"), checked.get("deny", ()), checked.get("spawn_max"))
+
+    policy = narrowed()
     decision = process.policy.decide_spawn(checked.get("name"))
     if not decision.allowed:
         raise denials.refuse(kernel, process, "dispatch", "SPAWN", argv[0], decision)
@@ -94,12 +97,16 @@ def spawn(kernel: Kernel, process: Process, kind: str, argv: tuple[str, ...],
         raise _refused(kernel, process, argv[0])
     budgets.charge(kernel, process, "children")
     limits = least(_left(kernel, process), limits_of(checked, kernel.config))
-    return _spawn(kernel, process, command, limits, policy, checked.get("name"))
+    return _spawn(kernel, process, command, limits, (process.policy, policy, narrowed), checked.get("name"))
 
 
-async def _spawn(kernel: Kernel, process: Process, command: Command, limits: Limits, policy: InForce,
-                 name: str | None) -> Any:
+async def _spawn(kernel: Kernel, process: Process, command: Command, limits: Limits,
+                 policies: tuple[InForce, InForce, Callable[[], InForce]], name: str | None) -> Any:
+    """`policies`: the parent's when it asked, the child's of then, and what makes the child's of the parent's now."""
     await trio.lowlevel.checkpoint_if_cancelled()  # the last chance: what has begun is finished, and its id is told
+    asked, policy, narrowed = policies
+    if process.policy is not asked:  # another one was put in force meanwhile
+        policy = narrowed()
     inherited = tuple(evolve(bind, source_fd=os.dup(bind.source_fd)) for bind in process.command.binds)
     child, seq = await lifecycle.spawn(kernel, evolve(command, binds=inherited), limits, policy, name, process)
     return Recorded(child.id, seq)

@@ -28,6 +28,7 @@ EXIT_STATUSES: Final = (
     ExitStatus("0", (), "done"),
     ExitStatus("1", (), "the operation failed, or what was checked is not as it should be"),
     ExitStatus("2", (), "the command line is wrong"),
+    ExitStatus("3", ("policy",), "policy set: it needs a restart, which --now does; nothing has changed"),
     ExitStatus("124", ("wait",), "the time given is over, and the agent still there"),
     ExitStatus("125", ("run", "spawn", "exec", "attach", "wait"), "Agentix failed, not the agent"),
     ExitStatus("126", ("run", "spawn", "exec"), "found, but not executable or not readable"),
@@ -38,7 +39,7 @@ EXIT_STATUSES: Final = (
                "Linux signal n ended the agent (137: killed, also by its policy or a limit)"),
     ExitStatus("other", ("run", "exec", "attach", "wait"), "the agent's own, or the program's"),
 )
-FAILED, TIME_OVER, AGENTIX_FAILED, NOT_EXECUTABLE, NOT_FOUND = 1, 124, 125, 126, 127
+FAILED, NEEDS_RESTART, TIME_OVER, AGENTIX_FAILED, NOT_EXECUTABLE, NOT_FOUND = 1, 3, 124, 125, 126, 127
 USAGE, INTERRUPTED, UNREAD = 2, 130, 141
 MESSAGE_MAX: Final = 1000
 """Characters of a complaint: it may quote a word of any length."""
@@ -85,7 +86,7 @@ VERBS: Final = {
     "runtimes": Entry("runtimes", "list runtimes: which interpreters agents run in"),
     "profiles": Entry("runtimes", "list profiles: named limits and settings"),
     "reload": Entry("runtimes", "read runtimes and profiles again"),
-    "policy": Entry("policies", "read, ask and compare policies"),
+    "policy": Entry("policies", "read, ask and compare policies, and change them"),
     "completion": Entry("completion", "print the script that completes this in a shell"),
 }
 

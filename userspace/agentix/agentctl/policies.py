@@ -1,11 +1,23 @@
 """The verb policy: read, ask and compare policies, and show which one an agent has."""
 
+import contextlib
 from typing import TYPE_CHECKING, Any, Final
 
 import click
 
 from agentix.agentctl import format as show
-from agentix.agentctl.cli import FAILED, Failure, Which, json_option, offer_files, read_agent, verb
+from agentix.agentctl.cli import (
+    FAILED,
+    NEEDS_RESTART,
+    Failure,
+    Which,
+    complain,
+    explain,
+    json_option,
+    offer_files,
+    read_agent,
+    verb,
+)
 from agentix.control import Client
 from agentix_syscalls import spawn as table
 from agentix_syscalls import types
@@ -147,5 +159,56 @@ def policy_show(which: Which, agent: int | str, *, text: bool, as_json: bool) ->
         for row in found["rules"]))
 
 
-for _verb in (policy_check, policy_test, policy_diff, policy_show):
+@verb(name="set", examples=(
+    ("agentctl policy set scout tighter.yaml", "at once, open files and waiting calls included"),
+    ("agentctl policy set 7 8 9 strict", "several; the policy is read once"),
+    ("agentctl policy set --now scout other.yaml", "restarts it if its sandbox must be another"),
+))
+@json_option
+@click.option("--now", is_flag=True, help="Restart who needs it, under the new policy.")
+@click.argument("agents", metavar="AGENT...", type=read_agent, nargs=-1, required=True)
+@click.argument("policy", metavar=_METAVAR, shell_complete=offer)
+def policy_set(which: Which, agents: tuple[int | str, ...], policy: str, *, now: bool, as_json: bool) -> int:
+    """Give living agents another policy, and with them all that they spawned.
+
+    What the old one allowed and the new one does not is taken back at once. Binds are built into a sandbox: where they
+    differ, nothing changes without --now, and the exit status is 3.
+    """
+    from agentix.agentctl.launch import open_shown
+
+    document = read(policy)
+    with contextlib.ExitStack() as files, which.connect() as client:
+        try:
+            shown, fds = open_shown(client, document if now else None, files)
+            rows = client.call("policy_set", agents, document, now, shown, descriptors=fds)
+        except CallError as error:
+            raise Failure(complaints(error) if "\n" in error.message else explain(error)) from None
+    if as_json:
+        show.print_json(rows)
+    else:
+        for row in rows:
+            _show_set(row)
+    results = {row["result"] for row in rows}
+    return FAILED if "refused" in results else NEEDS_RESTART if "needs-restart" in results else 0
+
+
+def _show_set(row: dict[str, Any]) -> None:
+    """A line for an agent, and one for each of its descendants and of what was taken back or stays."""
+    if row["result"] == "refused":
+        complain(show.printable(f"{row['message']}; {row['remedy']}" if row["remedy"] else row["message"]))
+        return
+    click.echo(f"{row['name']} ({row['id']}): {row['result']}")
+    for need in row.get("needs", ()):
+        click.echo(f"  {show.printable(need)}")
+    for member in (row, *row.get("children", ())):
+        if member is not row:
+            click.echo(f"  {member['name']} ({member['id']}): set as well")
+        for what in ("closed", "ended"):
+            for name in member.get(what, ()):
+                click.echo(f"  {what}: {show.printable(name)}")
+    for target in row.get("stays", ()):
+        click.echo(f"  still shown, by its spawn: {show.printable(target)}")
+
+
+for _verb in (policy_check, policy_test, policy_diff, policy_show, policy_set):
     policy.add_command(_verb)

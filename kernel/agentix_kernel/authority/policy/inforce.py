@@ -207,7 +207,7 @@ class InForce:
 
     def holding(self, allows: tuple[Rule, ...]) -> "InForce":
         """The same with these rules in place of what is held."""
-        return _made(self.source, self.document, self.mode, self.deny, allows)
+        return made(self.source, self.document, self.mode, self.deny, allows)
 
     def decide(self, call: str, *objects: bytes) -> Verdict:
         """What the rules say of a call on an object, given in each way in which rules may name it.
@@ -276,7 +276,7 @@ class InForce:
         if (spawn_max or 0) > self.spawn_max:
             raise CallError(errno.EPERM, f"spawn: spawn_max {spawn_max} is over the parent's {self.spawn_max}",
                             rule="a child has at most what its parent has")
-        return _made(self.source, self.document, wanted, self.deny + deny, tuple(_shared_out(self.allows, spawn_max)))
+        return made(self.source, self.document, wanted, self.deny + deny, tuple(shared_out(self.allows, spawn_max)))
 
     def rules(self) -> list[str]:
         """The rules as people read them."""
@@ -320,17 +320,17 @@ def make(source: Source | None = None, *, mode: str | None = None, deny: tuple[s
     policy = read(source)
     allows = tuple(one for one in policy.rules if one.effect == ALLOW)
     if spawn_max is not None:
-        allows = tuple(_shared_out(allows, None))
+        allows = tuple(shared_out(allows, None))
     if spawn_max:
         spawning = capabilities.Capability("agent", parse("", 1), frozenset({SPAWN}), evolve(FREE, max=spawn_max))
         allows += (Rule(ALLOW, spawning, COMMAND_LINE),)
-    return _made(source, policy, mode or policy.mode, deny, allows)
+    return made(source, policy, mode or policy.mode, deny, allows)
 
 
 def restored(source: Source, mode: str, deny: tuple[str, ...], allows: tuple[Rule, ...]) -> InForce:
     """A policy as it was, of an agent that an earlier kernel made. Raises CallError(EINVAL)."""
     source = whole(source)
-    return _made(source, read(source), mode, deny, allows)
+    return made(source, read(source), mode, deny, allows)
 
 
 def _is_spawn(one: Rule) -> bool:
@@ -342,7 +342,7 @@ def _most(one: Rule) -> int:
     return UNBOUNDED if most is None else most
 
 
-def _shared_out(allows: tuple[Rule, ...], count: int | None) -> Iterator[Rule]:
+def shared_out(allows: tuple[Rule, ...], count: int | None) -> Iterator[Rule]:
     """The rules with leave to spawn so many agents together, and no more: the first rules that allow it give it."""
     left = count or 0
     for one in allows:
@@ -361,7 +361,7 @@ _SHARED: Final[WeakValueDictionary[object, Compiled]] = WeakValueDictionary()
 """What agents share that hold the same and are denied the same."""
 
 
-def _made(source: Source, document: Policy, mode: str, deny: tuple[str, ...], allows: tuple[Rule, ...]) -> InForce:
+def made(source: Source, document: Policy, mode: str, deny: tuple[str, ...], allows: tuple[Rule, ...]) -> InForce:
     deny = tuple(dict.fromkeys(deny))
     if len(deny) > DENIALS_MAX:
         raise CallError(errno.EINVAL, f"over {DENIALS_MAX} denials beside the policy",

@@ -15,11 +15,12 @@ from agentix_kernel.control.operations import (
     policies,
     programs,
     record,
+    replace,
     runtimes,
 )
 from agentix_syscalls.control import CONTROLS
 
-ROOMS: Final = (kernel, launch, programs, agents, record, change, files, runtimes, policies)
+ROOMS: Final = (kernel, launch, programs, agents, record, change, files, runtimes, policies, replace)
 
 
 def _find(name: str) -> Callable[..., Any]:

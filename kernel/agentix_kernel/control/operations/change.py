@@ -2,12 +2,12 @@
 
 import errno
 from collections.abc import Iterable
-from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from attrs import evolve
 
 from agentix_kernel import lifecycle
+from agentix_kernel import limits as bounds
 from agentix_kernel.control import rights
 from agentix_kernel.process import Process
 from agentix_kernel.world import Limits
@@ -48,9 +48,7 @@ async def update(client: "Client", target: Any, wanted: dict[str, Any]) -> dict[
     _check_policy(process, limits, changed)
     seq = kernel.record(records.UPDATE, process, data=(_told(limits), _told(before), client.peer.shown))
     kernel.flush()
-    _set(process, limits, before)
-    if "timeout_s" in changed:
-        lifecycle.set_timeout(process, changed["timeout_s"])
+    bounds.put(kernel, process, limits, "update")
     kernel.registry.save(process)
     await kernel.settle(seq)
     return {"id": process.id, **_told(limits), "used_bytes": process.usage_now().memory_bytes}
@@ -58,29 +56,13 @@ async def update(client: "Client", target: Any, wanted: dict[str, Any]) -> dict[
 
 def _check_policy(process: Process, limits: Limits, changed: Iterable[str]) -> None:
     """Nothing goes past what the policy's document says. Raises CallError (EPERM)."""
-    bounds = process.policy.policy.limits
+    document = process.policy.document.limits
     for name in changed:
-        most, wanted = getattr(bounds, name), getattr(limits, name)
+        most, wanted = getattr(document, name), getattr(limits, name)
         if most is not None and (wanted is None or wanted > most):
             raise CallError(errno.EPERM, f"update: {spawn.word(name)}: the policy of agent {process.id} "
-                            f"({process.name}) gives {most:.12g} at most", rule=str(bounds.marks[name]),
+                            f"({process.name}) gives {most:.12g} at most", rule=str(document.marks[name]),
                             remedy="choose that or less, or give it another policy with agentctl policy set")
-
-
-def _set(process: Process, limits: Limits, before: Limits) -> None:
-    """Change the cgroups; all of it or nothing. Raises CallError with what Linux said."""
-    assert process.sandbox is not None
-    try:
-        process.sandbox.set_limits(limits)
-    except OSError as error:
-        with suppress(OSError):  # what was in force can be set again; if not, it is what Linux has now
-            process.sandbox.set_limits(before)
-        number = error.errno or errno.EIO
-        used = process.usage_now().memory_bytes
-        why = f"{used} bytes of memory are in use, and Linux cannot take them back" if number == errno.EBUSY else error
-        raise CallError(number, f"update: agent {process.id} ({process.name}): {why}",
-                        remedy="stop it, or choose a higher limit" if number == errno.EBUSY else "") from error
-    process.limits = limits
 
 
 def _told(limits: Limits) -> dict[str, Any]:

@@ -24,7 +24,7 @@ async def spawn(client: "Client", kind: str, argv: tuple[str, ...], options: dic
     wanted = options.get("binds", ())
     fds = client.take_fds(len(wanted) if type(wanted) in {list, tuple} else 0)
     try:
-        binds = tuple(_bind(client, fd, row) for fd, row in zip(fds, wanted, strict=True))
+        binds = tuple(bind(client, fd, row) for fd, row in zip(fds, wanted, strict=True))
         checked, more = inforce.complete(kernel, table.parse_options(options, by_agent=False))
         fds += [bind.source_fd for bind in more]
         policy = await policies.asked(client, checked)
@@ -50,8 +50,8 @@ async def restart(client: "Client", target: Any, count: int) -> dict[str, Any]:
         if len(known) != count:
             raise CallError(errno.EINVAL, f"restart: agent {process.id} ({process.name}) has {len(known)} binds, "
                             f"{count} came", remedy="inspect shows them; open each anew")
-        binds = tuple(_bind(client, fd, (bind.target, bind.writable, bind.source))
-                      for fd, bind in zip(fds, known, strict=True))
+        binds = tuple(bind(client, fd, (one.target, one.writable, one.source))
+                      for fd, one in zip(fds, known, strict=True))
         _check_known(client, process, binds)
     except BaseException:
         descriptors.close(kernel, fds)
@@ -72,7 +72,7 @@ def _check_known(client: "Client", process: Process, binds: tuple[Bind, ...]) ->
                             remedy="they may restart it themselves")
 
 
-def _bind(client: "Client", fd: int, row: Any) -> Bind:
+def bind(client: "Client", fd: int, row: Any) -> Bind:
     """Check one bind: [target, writable, source path to show]. Writable ones only for who owns the folder."""
     if type(row) not in {list, tuple} or len(row) != 3:
         raise CallError(errno.EINVAL, "spawn: binds: wants [target, writable, source path] for each")

@@ -28,7 +28,7 @@ _Policy = tuple[str, bytes | None]
 _T = TypeVar("_T")
 
 
-async def _beside(work: Callable[[], _T]) -> _T:
+async def beside(work: Callable[[], _T]) -> _T:
     return await trio.to_thread.run_sync(work, limiter=READERS)
 
 
@@ -37,12 +37,16 @@ async def asked(client: "Client", options: dict[str, Any]) -> InForce:
     def work() -> InForce:
         return make(Source(*options.get("policy", ())), mode=options.get("mode"), deny=options.get("deny", ()),
                     spawn_max=options.get("spawn_max"))
+    return await recorded(client, options["policy"], work) if "policy" in options else work()
+
+
+async def recorded(client: "Client", policy: _Policy, work: Callable[[], InForce]) -> InForce:
+    """Read a document in a thread. That a bad one was refused is recorded. Raises BadPolicy."""
     try:
-        return await _beside(work) if "policy" in options else work()
+        return await beside(work)
     except BadPolicy as bad:
-        _, text = options["policy"]
         client.kernel.record(records.POLICY, verdict=records.FAILED, data=(
-            sha256(text).hexdigest(), f"uid {client.peer.uid}: refused: {bad.complaints[0]}"))
+            sha256(policy[1] or b"").hexdigest(), f"uid {client.peer.uid}: refused: {bad.complaints[0]}"))
         client.kernel.flush()
         raise
 
@@ -58,7 +62,7 @@ def check_binds(policy: InForce, binds: Sequence[Bind]) -> None:
 
 async def policy_check(client: "Client", policy: _Policy) -> dict[str, Any]:
     del client
-    return _told(await _beside(lambda: make(Source(*policy))))
+    return _told(await beside(lambda: make(Source(*policy))))
 
 
 async def policy_test(client: "Client", policy: _Policy, name: str, path: bytes | None) -> dict[str, Any]:
@@ -68,7 +72,7 @@ async def policy_test(client: "Client", policy: _Policy, name: str, path: bytes 
         raise CallError(errno.EINVAL, f"policy: no call is named {name[:64]!r}", remedy="agentctl syscalls lists them")
     if path is not None and ASKS[call.name].path and not path.startswith(b"/"):
         raise CallError(errno.EINVAL, "policy: the path must start with '/', the root of the agent's tree")
-    found = await _beside(lambda: make(Source(*policy)))
+    found = await beside(lambda: make(Source(*policy)))
     said = checked(found, call.name, () if path is None else (path,))
     return {"allowed": said.allowed or found.mode == AUDIT, "mode": found.mode, "rule": said.rule,
             "message": said.message}
@@ -76,7 +80,7 @@ async def policy_test(client: "Client", policy: _Policy, name: str, path: bytes 
 
 async def policy_diff(client: "Client", policy: _Policy, other: _Policy) -> list[dict[str, Any]]:
     del client
-    changes = await _beside(lambda: compare.diff(read(Source(*policy)), read(Source(*other))))
+    changes = await beside(lambda: compare.diff(read(Source(*policy)), read(Source(*other))))
     return [asdict(change) for change in changes]
 
 

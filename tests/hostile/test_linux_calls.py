@@ -71,17 +71,34 @@ print(json.dumps([answers, world() == before]), flush=True)
     assert len(denials) > 80
 
 
+FAMILY = PROBE + """
+from agentix import libc
+if "NUMBER" in os.environ:
+    linux(int(os.environ["NUMBER"]), 0, 0, 0, 0)
+    print("ran on", flush=True)
+    sys.exit(0)
+ends = {}
+for name, number in CALLS.items():
+    child = libc.spawn(sys.argv[0], env={"NUMBER": str(number)})
+    end = libc.waitpid(child)
+    ends[name] = {"child": child, "why": end.why, "signal": end.signal}
+print(json.dumps(ends), flush=True)
+"""
+
+
 def test_each_call_that_no_honest_agent_makes_ends_the_agent_that_makes_it(kernel, scripts):
-    fatal = [(row, number) for row, number, _ in TRIED if row.action is Action.FATAL]
-    made = {}
-    for row, number in fatal:
-        made[row.name] = kernel.spawn(scripts(PROBE + f"linux({number}, 0, 0, 0, 0)\nprint('ran on', flush=True)\n"))
-    for name, agent in made.items():
-        row = kernel.until_state(agent, "dead")
-        assert (row["why"], row["signal"], row["rule"]) == ("policy", "SIGPOLICY", f"seccomp {name}")
-        assert kernel.ctl("logs", agent, check=0).stdout == ""
-        assert [one["data"]["call"] for one in kernel.record(agent, "denial")] == [name]
-    assert len(made) == 13
+    fatal = {row.name: number for row, number, _ in TRIED if row.action is Action.FATAL}
+    agent = kernel.spawn("--spawn-max", len(fatal), scripts(FAMILY.replace("CALLS", str(fatal))))
+    ends = json.loads(kernel.until_logged(agent, "}"))
+    assert {name: (end["why"], end["signal"]) for name, end in ends.items()} == dict.fromkeys(
+        fatal, ("policy", "SIGPOLICY"))
+    rows = {row["id"]: row for row in kernel.json("ps", "-a")}
+    denials = {row["agent"]: row for row in kernel.rows("trace") if row["kind"] == "denial"}
+    for name, end in ends.items():
+        assert rows[end["child"]]["rule"] == denials[end["child"]]["rule"] == f"seccomp {name}"
+        with open(kernel.tree(end["child"], "proc/log")) as log:
+            assert log.read() == ""
+    assert len(ends) == 13
 
 
 WAYS = {

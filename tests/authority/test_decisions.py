@@ -252,11 +252,13 @@ def test_calls_and_moves_are_denied_by_whole_names(seed) -> None:
 def test_nothing_that_is_asked_makes_it_grow_without_bound(example) -> None:
     for n in range(compiled.CACHE_MAX + 10):
         example.decide("file", "write", b"/state/keys%d/x/y" % n)
+        example.decide("file", "read", b"/state/%d/" % n + b"x" * 300 + b"/x")
         example.decide("file", "read", b"/state/" + b"x" * 300 + b"%d" % n)
     automaton = example._automata["file"]["write"]
     for one in example._automata["file"].values():
         assert len(one.answers) <= compiled.CACHE_MAX
-        assert all(len(obj) <= compiled.OBJECT_CACHED_MAX for obj in one.answers)
+        assert len(one.folders) <= compiled.CACHE_MAX
+        assert all(len(obj) <= compiled.OBJECT_CACHED_MAX for obj in (*one.answers, *one.folders))
     assert len(automaton.answers) > 1
     assert len(automaton.states) < 20
     assert max(len(state.moves) + len(state.branches) for state in automaton.states.values()) < 10
@@ -272,6 +274,8 @@ def test_states_that_are_too_many_are_made_anew(monkeypatch) -> None:
         obj = "/state/" + "/".join(f"{rng.choice('kx')}{rng.randrange(6)}" for _ in range(5))
         assert loaded.decide("file", "read", obj.encode()).allowed == reference.decide(policy, "file", "read", obj)[0]
         assert len(loaded._automata["file"]["read"].states) <= 5 + names
+        assert set(loaded._automata["file"]["read"].folders.values()) <= {
+            *loaded._automata["file"]["read"].states.values()}
 
 
 @pytest.mark.parametrize("name", document.SHIPPED)

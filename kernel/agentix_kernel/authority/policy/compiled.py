@@ -2,9 +2,10 @@
 
 An object is walked name by name. A state is the set of places in the rules' patterns where one may be by then; it is
 made when it is first met and remembers where each name leads, so that the cost of an answer depends on how deep an
-object lies and not on how many rules there are (Thompson 1968; a lazy subset construction). What an agent asks about
-cannot grow anything without bound: a state remembers only names that are in rules, states are made anew when there are
-too many of them, and answers are forgotten when there are CACHE_MAX of an action.
+object lies and not on how many rules there are (Thompson 1968; a lazy subset construction); where folders lead is
+remembered, so that it is one step for what lies in one that was met. What an agent asks about cannot grow anything
+without bound: a state remembers only names that are in rules, states are made anew when there are too many of them, and
+answers and folders are forgotten when there are CACHE_MAX of an action.
 """
 
 from collections.abc import Iterable
@@ -101,6 +102,8 @@ class _Automaton:
     rules: tuple[Rule, ...]
     default: Decision
     answers: dict[bytes, Decision] = field(init=False, factory=dict[bytes, Decision])
+    folders: dict[bytes, _State] = field(init=False, factory=dict[bytes, _State])
+    """Where what stands before the last name of an object leads: what is asked for anew is mostly beside what was."""
     states: dict[Places, _State] = field(init=False, factory=dict[Places, _State])
     start: _State = field(init=False)
     decisions: tuple[Decision, ...] = field(init=False)
@@ -120,6 +123,17 @@ class _Automaton:
         state = self.start
         for name in obj.split(b"/"):
             state = state.moves.get(name) or state.other or self.move(state, name)
+        return state
+
+    def enter(self, folder: bytes) -> _State:
+        """The same, of what stands before an object's last name; remembered, as its own folder's state may be."""
+        parent, _, name = folder.rpartition(b"/")
+        above = self.folders.get(parent)
+        state = (above.moves.get(name) or above.other or self.move(above, name)) if above else self.walk(folder)
+        if len(folder) <= OBJECT_CACHED_MAX and self.states.get(state.places) is state:  # not of those made before
+            if len(self.folders) >= CACHE_MAX:
+                self.folders.clear()
+            self.folders[folder] = state
         return state
 
     def choose(self, state: _State, obj: bytes) -> Decision:
@@ -152,6 +166,7 @@ class _Automaton:
 
     def _begin(self) -> _State:
         self.states.clear()
+        self.folders.clear()
         return self._state(frozenset((i, place) for i, pattern in enumerate(self.patterns)
                                      for place in pattern.rest({0})))
 
@@ -250,9 +265,9 @@ class Compiled:
         found = automaton.answers.get(obj)
         if found is not None:
             return found
-        state = automaton.start  # walk(), without its call: this is the hot path
-        for name in obj.split(b"/"):
-            state = state.moves.get(name) or state.other or automaton.move(state, name)
+        folder, _, name = obj.rpartition(b"/")
+        state = automaton.folders.get(folder) or automaton.enter(folder)
+        state = state.moves.get(name) or state.other or automaton.move(state, name)
         found = state.decision or automaton.choose(state, obj)
         if len(obj) <= OBJECT_CACHED_MAX:
             if len(automaton.answers) >= CACHE_MAX:

@@ -5,7 +5,7 @@ import os
 import stat
 import tomllib
 from collections.abc import Callable, Mapping
-from typing import Any, Final
+from typing import Any, BinaryIO, Final
 
 from attrs import field, frozen
 
@@ -242,10 +242,19 @@ def _read(source: str) -> dict[str, Any]:
     return read_keys(source, BY_NAME, "agentd.toml(5)")
 
 
+def open_file(path: str) -> BinaryIO:
+    """Open a file of settings. Raises OSError, and ConfigError for what is none: a FIFO would hold up who reads it."""
+    fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    if not stat.S_ISREG(os.fstat(fd).st_mode):
+        os.close(fd)
+        raise ConfigError(f"{path}: not a regular file")
+    return os.fdopen(fd, "rb")
+
+
 def read_keys(source: str, keys: Mapping[str, Key], page: str) -> dict[str, Any]:
     """The checked values of a TOML file of plain keys; `page` explains them. Raises ConfigError."""
     try:
-        with open(source, "rb") as file:
+        with open_file(source) as file:
             given = tomllib.load(file)
     except FileNotFoundError:
         raise ConfigError(f"{source}: no such file") from None

@@ -10,7 +10,7 @@ from typing import Any, Final
 from attrs import define, evolve, field, frozen
 
 from agentix_kernel.authority.policy.inforce import Source, make
-from agentix_kernel.config import Config, ConfigError, Key, check_path, read_keys, shown
+from agentix_kernel.config import Config, ConfigError, Key, check_path, open_file, read_keys, shown
 from agentix_kernel.confine import template
 from agentix_kernel.confine.zygotes import mark
 from agentix_kernel.runtimes.interpreter import Interpreter, look
@@ -207,7 +207,7 @@ def _read_policy(path: str, source: tuple[str, bytes | None]) -> tuple[str, byte
         return source
     try:
         check_path(name, "and with it what agents may do; chown it to root and chmod it")
-        with open(name, "rb") as file:
+        with open_file(name) as file:
             return spawn.policy((name, file.read(spawn.POLICY_MAX_BYTES + 1)))
     except (OSError, types.BadArgument, ConfigError) as error:
         raise ConfigError(f"{path}: policy: {error}") from None

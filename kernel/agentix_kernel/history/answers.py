@@ -2,6 +2,7 @@
 
 import errno
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from itertools import islice
 from typing import Any, Final
 
@@ -12,12 +13,12 @@ from agentix_kernel.history.index import Index
 from agentix_kernel.history.question import Question, question
 from agentix_kernel.history.rows import event_row, row
 from agentix_kernel.history.search import search
-from agentix_kernel.journal.read import Record
+from agentix_kernel.journal.errors import JournalDamaged
 from agentix_syscalls import control, types
 from agentix_syscalls.errors import CallError
 
-PARTNERS_MAX: Final = 100
-"""Records of one undertaking that are shown with one of them."""
+OTHERS_MAX: Final = 2000
+"""Records that are shown with one, at most."""
 
 
 def trace(index: Index, where: Mapping[str, Any], names: tuple[str, ...] | None,
@@ -58,17 +59,22 @@ def export(index: Index, where: Mapping[str, Any]) -> Iterator[tuple[int, list[A
 def show(index: Index, seq: int, around: int) -> Iterator[dict[str, Any]]:
     """One record whole: where it stands, its partners, and those before and behind it. Raises CallError ENOENT."""
     where, record = place.find(index, seq)
-    near = _found(index, Question(from_seq=max(seq - around, 1), to_seq=seq + around)) if around else iter(())
-    partners = _found(index, Question(correlation=record.correlation)) if record.correlation else iter(())
-    around_it = [row(other) for other in near]
-    yield {"record": row(record), "place": where,
-           "partners": [row(other) for other in islice(partners, PARTNERS_MAX) if other.seq != seq],
-           "before": [other for other in around_it if other["seq"] < seq],
-           "after": [other for other in around_it if other["seq"] > seq]}
+    near = _others(index, seq, Question(from_seq=max(seq - around, 1), to_seq=seq + around)) if around else []
+    partners = _others(index, seq, Question(correlation=record.correlation)) if record.correlation else []
+    yield {"record": row(record), "place": where, "partners": partners,
+           "before": [other for other in near if other["seq"] < seq],
+           "after": [other for other in near if other["seq"] > seq]}
 
 
-def _found(index: Index, asked: Question) -> Iterator[Record]:
-    return (record for _, found in search(index, asked) for record in found)
+def _others(index: Index, seq: int, asked: Question) -> list[dict[str, Any]]:
+    """Records beside one; of a damaged journal those that can be read."""
+    others: list[dict[str, Any]] = []
+    with suppress(JournalDamaged):
+        for _, found in search(index, asked):
+            others += [row(record) for record in found if record.seq != seq]
+            if len(others) >= OTHERS_MAX:
+                break
+    return others[:OTHERS_MAX]
 
 
 def kernel_log(index: Index, boot: int) -> Iterator[tuple[int, list[Any]]]:

@@ -59,7 +59,6 @@ class Historian:
         while True:
             if poll.poll(pause * 1000) and not self._serve():
                 return
-            self._reap()
             pause = self._fill()
 
     def _fill(self) -> float:
@@ -90,6 +89,7 @@ class Historian:
         if not packet or not fds:
             return bool(packet)
         operation, uid, args = wire.decode(packet)
+        self._reap()
         busy = sum(1 for one in self.answering.values() if one == uid)
         if (uid and busy >= ANSWERS_OF_ONE_MAX) or len(self.answering) >= ANSWERS_MAX:
             refuse(fds[0], operation, CallError(

@@ -54,7 +54,8 @@ _OPTIONS: Final = (
     _words("verdict", "verdicts", "VERDICT", records.VERDICTS, "records with this verdict"),
     _words("phase", "phases", "PHASE", records.PHASES, "records of this phase: event, intent or outcome"),
     _words("call", "calls", "CALL", _calls(), "what is about this call"),
-    click.option("--rule", metavar="TEXT", help="Only what a rule decided whose text holds TEXT."),
+    click.option("--rule", metavar="TEXT", type=_Word(question.BY_KEY["rule"], ()),
+                 help="Only what a rule decided whose text holds TEXT."),
     click.option("--correlation", type=click.IntRange(min=1), metavar="ID", help="Only records of this undertaking."),
     period,
 )

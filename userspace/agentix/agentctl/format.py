@@ -14,6 +14,8 @@ import click
 _UNITS: Final = "KMGTP"
 _SIZE: Final = re.compile(r"(\d{1,18}(?:\.\d{1,18})?)\s*([KMGTP]?)(?:i?B?)\Z", re.IGNORECASE)
 _DURATION: Final = re.compile(r"(\d{1,18}(?:\.\d{1,18})?)(ms|s|m|h|d)?\Z")
+_MOMENT_MAX: Final = (1 << 63) - 1
+"""The wire has no later one; it is in the year 2262."""
 _SECONDS: Final = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
@@ -218,7 +220,8 @@ def read_moment(word: str) -> int:
     from datetime import datetime
 
     try:
-        return max(int(datetime.fromisoformat(word.upper()).timestamp() * 1e6) * 1000, 0)
+        moment = int(datetime.fromisoformat(word.upper()).timestamp() * 1e6) * 1000
+        return min(max(moment, 0), _MOMENT_MAX)
     except (ValueError, OverflowError):
         raise click.BadParameter(f"{word!r} is not a time: 5m (ago), or as in 2026-11-21T18:00:00Z.") from None
 

@@ -59,6 +59,7 @@ class Historian:
         while True:
             if poll.poll(pause * 1000) and not self._serve():
                 return
+            self._reap()
             pause = self._fill()
 
     def _fill(self) -> float:

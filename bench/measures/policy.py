@@ -1,9 +1,13 @@
-"""One decision of a policy of a hundred rules, in process: answered before, and asked for the first time.
+"""One decision of a policy of a hundred rules, in process: answered before, and asked for the first time; and what
+CHECKPOLICY costs an agent of that policy beside a call that does nothing.
 
 Seventy folders and ten names with a star in the agent's tree, allowed or denied, and twenty tools. Each decision is
 timed by itself, and the median of what reading the clock takes is taken off. First-time questions are of names that
 were never asked about; the rules were met before. RUN are asked in a row, a fifth of them about names with a
 star; HOT different ones of those that were answered before.
+
+Round trips are a C client's, as an agent's, with a private kernel: CHECKPOLICY of a path, and GETPID, in turn, round
+after round. The ratio is the median of the rounds' ratios of their medians.
 
 Cedar (cedarpy) decides the rules on folders, its policies parsed beforehand, between our rounds. Its answers are
 compared with ours before anything is measured.
@@ -11,13 +15,19 @@ compared with ours before anything is measured.
 
 import importlib.util
 import itertools
+import json
+import os
+import subprocess
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from importlib import metadata
 from typing import Any, Final
 
 from harness.command import command
-from harness.figures import median, p99
+from harness.figures import median, median_ratio, p99
+from harness.kernel import private_kernel
+from harness.native import build
 from harness.report import Goal, Report, number
 
 from agentix_kernel.authority.policy import document
@@ -30,6 +40,8 @@ RUN: Final = 1000
 HOT: Final = 50
 CACHED_GOAL_US: Final = 0.2
 UNCACHED_GOAL_US: Final = 1.0
+ROUND_TRIP_GOAL: Final = 1.15
+WINDOW_MS: Final = 20
 
 Request = tuple[str, str, bytes]
 
@@ -42,11 +54,30 @@ def rules() -> list[tuple[str, str]]:
     return found + [("allow", f"{{tool: tool{n}}}") for n in range(TOOLS)]
 
 
-def policy() -> Compiled:
+def text() -> bytes:
     lines = ["version: 1", "name: hundred", "mode: enforce"]
     for effect in ("allow", "deny"):
-        lines += [f"{effect}:", *(f"  - {text}" for kind, text in rules() if kind == effect)]
-    return Compiled(document.load("\n".join(lines).encode(), "hundred.yaml"))
+        lines += [f"{effect}:", *(f"  - {rule}" for kind, rule in rules() if kind == effect)]
+    return "\n".join(lines).encode()
+
+
+def policy() -> Compiled:
+    return Compiled(document.load(text(), "hundred.yaml"))
+
+
+def round_trips(rounds: int, duration_ms: int) -> dict[str, list[float]]:
+    """Medians in microseconds of each round, by what was called."""
+    found: dict[str, list[float]] = {"check": [], "noop": []}
+    with tempfile.TemporaryDirectory(prefix="agentix-bench-") as folder, private_kernel() as kernel:
+        load = build("load", folder)
+        agent = kernel.spawn("exec", ["/bin/sleep", "infinity"], policy=["hundred.yaml", text()], cwd="/tmp")
+        os.mkdir(f"{kernel.prefix}/agent/{agent['id']}/state/folder1")
+        for _ in range(rounds):
+            for operation, medians in found.items():
+                done = subprocess.run([load, operation, str(duration_ms), str(WINDOW_MS), str(kernel.pid),
+                                       kernel.socket_target(agent)], check=True, stdout=subprocess.PIPE)
+                medians.append(json.loads(done.stdout)["p50_ns"] / 1000)
+    return found
 
 
 def requests(turn: str, count: int) -> list[Request]:
@@ -89,8 +120,8 @@ def cedar() -> Callable[[str, str, bytes], bool] | None:
     import cedarpy
 
     texts = []
-    for effect, text in rules():
-        path = text.split(",")[0].removeprefix("{file: ").strip("'")
+    for effect, rule in rules():
+        path = rule.split(",")[0].removeprefix("{file: ").strip("'")
         if path.startswith("/state"):
             texts.append(f'{"permit" if effect == "allow" else "forbid"}(principal, action, resource) when '
                          f'{{ context.path == "{path}" || context.path like "{path}/*" }};')
@@ -104,6 +135,7 @@ def cedar() -> Callable[[str, str, bytes], bool] | None:
 
 
 def measure(quick: bool) -> Report:
+    trips = round_trips(*((8, 200) if quick else (30, 300)))
     rounds = 20 if quick else 200
     loaded, peer = policy(), cedar()
     same = requests("same", HOT) * (RUN // HOT)
@@ -122,10 +154,10 @@ def measure(quick: bool) -> Report:
         if peer and turn % 10 == 0:
             known.setdefault("cedar", []).extend(timed(peer, files))
     clock = clock_ns()
-    return _report({key: [(one - clock) / 1000 for one in times] for key, times in known.items()})
+    return _report({key: [(one - clock) / 1000 for one in times] for key, times in known.items()}, trips)
 
 
-def _report(known: dict[str, list[float]]) -> Report:
+def _report(known: dict[str, list[float]], trips: dict[str, list[float]]) -> Report:
     report = Report("policy")
     for name, samples in known.items():
         report.add_samples(name, samples, "us")
@@ -142,7 +174,20 @@ def _report(known: dict[str, list[float]]) -> Report:
     report.tables.append(("a hundred rules", rows))
     report.goals.append(Goal("answered before: p99 us", p99(known["cached"]), "<=", CACHED_GOAL_US))
     report.goals.append(Goal("asked for the first time: p99 us", p99(known["uncached"]), "<=", UNCACHED_GOAL_US))
+    _report_trips(report, trips)
     return report
+
+
+def _report_trips(report: Report, trips: dict[str, list[float]]) -> None:
+    ratio = median_ratio(trips["check"], trips["noop"])
+    for name, medians in trips.items():
+        report.figures[f"round_trip_{name}_p50_us"] = median(medians)
+    report.figures["round_trip_ratio_to_noop"] = ratio
+    report.tables.append(("round trips of an agent", [
+        ["call", "rounds", "p50 us", "ratio"],
+        ["CHECKPOLICY", str(len(trips["check"])), number(median(trips["check"])), number(ratio)],
+        ["GETPID", str(len(trips["noop"])), number(median(trips["noop"])), ""]]))
+    report.goals.append(Goal("CHECKPOLICY: round trip, ratio to GETPID", ratio, "<=", ROUND_TRIP_GOAL))
 
 
 main = command(measure, __doc__)

@@ -4,8 +4,12 @@ import errno
 import os
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from agentix_vfs import Tree, Who
+from agentix_vfs.nodes import child_path
+from agentix_vfs.walk import plain, walk
 
 from .conftest import AGENT, make_tree, refused
 from .test_stores import get, put
@@ -137,3 +141,25 @@ def test_search_permission(walked: Tree, me: Who) -> None:
         walked.stat(me, b"state/d/f")
     assert walked.stat(Who(0, 0, AGENT), b"state/d/f").size == 5
     assert walked.canonical(AGENT, b"state/d/f") == b"/state/d/f"
+
+
+NAMES = st.sampled_from([b"state", b"d", b"f", b"link", b"folder", b"none", b"", b".", b"..", b"n" * 256])
+
+
+@given(st.lists(NAMES, min_size=1, max_size=5).map(b"/".join), st.booleans())
+def test_a_plain_path_is_what_a_walk_finds(path: bytes, follow: bool) -> None:
+    tree = make_tree(None)
+    me = Who(61207, 61207, AGENT)
+    tree.mkdir(me, b"state/d")
+    put(tree, me, b"state/d/f", b"found")
+    symlink(tree, b"d/f", b"link")
+    symlink(tree, b"d", b"folder")
+    found = plain(tree.root_of(AGENT), path)
+    if found is not None:
+        place = walk(Who(0, 0), tree.root_of(AGENT), path, follow=follow)
+        assert found == child_path(place.parent, place.name) == tree.canonical(AGENT, path, follow=follow)
+
+
+@pytest.mark.parametrize("path", [b"state/d/f", b"state/none", b"state", b"none"])
+def test_usual_paths_are_plain(walked: Tree, path: bytes) -> None:
+    assert plain(walked.root_of(AGENT), path) == b"/" + path

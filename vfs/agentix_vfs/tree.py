@@ -28,7 +28,7 @@ from agentix_vfs.stores.descriptors import Descriptors
 from agentix_vfs.stores.host import HostStore, make_private
 from agentix_vfs.stores.ram import Quota, RamStore
 from agentix_vfs.synthetic import Entry
-from agentix_vfs.walk import Place, walk
+from agentix_vfs.walk import Place, plain, walk
 from agentix_vfs.who import READ, SEARCH, WRITE, Who, permits
 
 UNLIMITED: Final = 1 << 62
@@ -346,7 +346,11 @@ class Tree:
         What the last part names may be missing; a symbolic link there is followed unless the call would not. No mode
         bits are asked.
         """
-        place = walk(_ROOT, self._agent(agent), path, follow=follow)
+        root = self._agent(agent)
+        usual = plain(root, path)
+        if usual is not None:
+            return usual
+        place = walk(_ROOT, root, path, follow=follow)
         return path_of(place.parent) if place.name == b"." else child_path(place.parent, place.name)
 
     def _find(self, who: Who, path: bytes, *, follow: bool = True) -> Node:

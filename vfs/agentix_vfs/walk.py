@@ -14,6 +14,8 @@ from agentix_vfs.nodes import Directory, Node, Symlink, shown
 from agentix_vfs.who import SEARCH, Who, permits
 
 LINKS_MAX: Final = 40
+NAME_MAX_BYTES: Final = 255
+_NO_NAMES: Final = frozenset({b"", b".", b".."})
 _UP: Final = b".."
 _UP_BY_LINK: Final = b"/.."
 """".." that came out of a symbolic link; no name holds a slash, so it cannot be mistaken."""
@@ -67,6 +69,21 @@ def walk(who: Who, root: Directory, path: bytes, *, follow: bool) -> Place:
     return Place(here, b".", here, folder=True)
 
 
+def plain(root: Directory, path: bytes) -> bytes | None:
+    """The path from the agent's root when it is relative, folders lead to its last name, and no dots or links are
+    in it: the usual case, and a third of a walk. None: it must be walked, or leads nowhere.
+    """
+    if len(path) > NAME_MAX_BYTES:
+        return None
+    *folders, last = path.split(b"/")
+    here: Node | None = root
+    for name in folders:
+        here = here.entries.get(name) if isinstance(here, Directory) else None
+    if not isinstance(here, Directory) or last in _NO_NAMES or isinstance(here.entries.get(last), Symlink):
+        return None
+    return b"/" + path
+
+
 def _parts(root: Directory, path: bytes, asked: bytes) -> list[bytes]:
     """Parts of the path below the root, the first one last. Raises EACCES for other absolute paths."""
     parts = [_UP if part == b".." else part for part in path.split(b"/") if part not in {b"", b"."}]
@@ -80,7 +97,7 @@ def _parts(root: Directory, path: bytes, asked: bytes) -> list[bytes]:
 
 
 def _ends_in_folder(path: bytes) -> bool:
-    return path.rpartition(b"/")[2] in {b"", b".", b".."}
+    return path.rpartition(b"/")[2] in _NO_NAMES
 
 
 def _up(here: Directory, path: bytes, *, by_link: bool) -> Directory:
@@ -94,7 +111,7 @@ def _up(here: Directory, path: bytes, *, by_link: bool) -> Directory:
 def _step(who: Who, here: Directory, name: bytes) -> Node | None:
     if not permits(who, here, SEARCH):
         raise CallError(errno.EACCES, f"{shown(here)}: permission denied")
-    if len(name) > 255:
+    if len(name) > NAME_MAX_BYTES:
         raise CallError(errno.ENAMETOOLONG, f"{name[:16]!r}...: a name is over 255 bytes")
     return here.entries.get(name)
 

@@ -4,7 +4,7 @@
 
 #include <stdint.h>
 
-enum { OP_HELLO = 0, OP_OPEN = 1, OP_READ = 3, OP_WRITE = 4, OP_GETPID = 20 };
+enum { OP_HELLO = 0, OP_OPEN = 1, OP_READ = 3, OP_WRITE = 4, OP_GETPID = 20, OP_CHECKPOLICY = 48 };
 enum { F_REPLY = 0x4000, F_ERROR = 0x8000 };
 enum { PAGE_BYTES = 4096, FRAME_MAX_BYTES = 8192 };
 

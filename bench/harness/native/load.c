@@ -2,7 +2,7 @@
  *
  *   load OPERATION MILLISECONDS WINDOW_MILLISECONDS SERVER_PID SOCKET:UID...
  *
- * OPERATION is noop, read or write. Started as root; takes each UID while it connects to that SOCKET, since a kernel
+ * OPERATION is noop, check, read or write. Started as root; takes each UID while it connects to that SOCKET, since a kernel
  * knows its agents by the uid of their socket. A lone connection blocks in recv, as an agent's libc does; several are
  * waited for with one epoll. Prints one object: operations, p50_ns, p99_ns, best_ops_s (the best window),
  * mean_ops_s, same_core (share of samples, one a millisecond, in which server and client were last on one processor).
@@ -98,6 +98,7 @@ static int connect_to(const char *target) {
 
 /* The request of an operation on a page: its body, whose length is the answer. */
 static uint32_t make_body(char *body, uint16_t operation, int handle) {
+    static const char check[] = "\x92\xa4READ\xb3" "state/folder1/part1";
     switch (operation) {
     case OP_READ: /* [handle, 4096, 0] */
         memcpy(body, "\x93?\xcd\x10\x00\x00", 6);
@@ -109,6 +110,9 @@ static uint32_t make_body(char *body, uint16_t operation, int handle) {
         body[1] = (char)handle;
         body[5 + PAGE_BYTES] = 0;
         return 6 + PAGE_BYTES;
+    case OP_CHECKPOLICY: /* [call, path] */
+        memcpy(body, check, sizeof check - 1);
+        return sizeof check - 1;
     default: /* [] */
         body[0] = '\x90';
         return 1;
@@ -195,7 +199,8 @@ int main(int argc, char **argv) {
     if (argc < 6 || argc - 5 > CONNECTIONS_MAX)
         errx(2, "usage: load OPERATION MILLISECONDS WINDOW_MILLISECONDS SERVER_PID SOCKET:UID...");
     prctl(PR_SET_PDEATHSIG, SIGKILL);
-    uint16_t operation = !strcmp(argv[1], "read") ? OP_READ : !strcmp(argv[1], "write") ? OP_WRITE : OP_GETPID;
+    uint16_t operation = !strcmp(argv[1], "read") ? OP_READ : !strcmp(argv[1], "write") ? OP_WRITE
+                         : !strcmp(argv[1], "check") ? OP_CHECKPOLICY : OP_GETPID;
     char path[64];
     snprintf(path, sizeof path, "/proc/%s/stat", argv[4]);
     server_stat = open(path, O_RDONLY | O_CLOEXEC);
@@ -205,7 +210,7 @@ int main(int argc, char **argv) {
         err(1, "%s", path);
     connection_count = argc - 5;
     for (int i = 0; i < connection_count; i++) {
-        set_up(&connections[i], argv[5 + i], operation != OP_GETPID);
+        set_up(&connections[i], argv[5 + i], operation == OP_READ || operation == OP_WRITE);
         struct epoll_event event = { .events = EPOLLIN, .data.u32 = (uint32_t)i };
         epoll_ctl(epoll, EPOLL_CTL_ADD, connections[i].fd, &event);
     }

@@ -9,7 +9,8 @@
 A denial has no constraints, since it holds always, and covers all that is below what it names, wildcards or not.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
+from functools import lru_cache
 from typing import Any, Final
 
 from attrs import evolve, frozen
@@ -165,8 +166,11 @@ def limits_of(values: dict[str, Any]) -> Constraints:
                        frozenset[bytes]().union(*names) if names is not None else None, values.get("expires"))
 
 
-def rule_line(resource: str, actions: Iterable[str], obj: bytes) -> str:
-    """The line of a document's list that allows just this; of everything, when no object is given."""
+@lru_cache(maxsize=256)
+def rule_line(resource: str, actions: tuple[str, ...], obj: bytes) -> str:
+    """The line of a document's list that allows just this; of everything, when no object is given. Kept, since whoever
+    is refused is often refused the same again.
+    """
     row, wanted = RESOURCE_BY_NAME[resource], frozenset(actions)
     words = "".join(f"/{patterns.escape(name)}" for name in patterns.split(obj))
     try:

@@ -18,12 +18,13 @@ from typing import Any, Final
 import trio
 from attrs import define, field
 
-from agentix_kernel import cgroups, layers, reactor, rebirth
+from agentix_kernel import anchoring, cgroups, layers, reactor, rebirth, recordkeeping
 from agentix_kernel.config import Config, ConfigError
 from agentix_kernel.confine.sandboxes import LinuxSandboxes
 from agentix_kernel.control import server
 from agentix_kernel.gate import MountGate
 from agentix_kernel.history.asking import History
+from agentix_kernel.journal.anchor import witnesses
 from agentix_kernel.journal.disk import RealClock, RealDisk
 from agentix_kernel.journal.journal import Journal
 from agentix_kernel.kernel import Kernel
@@ -240,12 +241,17 @@ async def run(machine: Machine, ready: Callable[[Kernel], None] = lambda _: None
 async def _run(machine: Machine, ready: Callable[[Kernel], None]) -> None:
     journal, boot = open_journal(machine)
     kernel = build(machine, journal, boot)
+    config = machine.config
+    anchors = kernel.anchoring = anchoring.Anchoring.of(
+        kernel, witnesses(config.anchors_path, config.anchor_syslog, config.anchor_command))
     try:
         async with trio.open_nursery() as nursery:
             async with _served(machine, kernel, nursery), trio.open_nursery() as running:
                 await running.start(kernel.run, partial(_end, machine))
                 _restart(machine, kernel)
                 running.start_soon(sweep, kernel)
+                nursery.start_soon(anchors.run)
+                nursery.start_soon(recordkeeping.keep, kernel)
                 ready(kernel)
                 machine.step("ready", " ".join(["agentctl", *prefix_words(machine.config), "ps"]))
                 machine.manager.tell(READY=1, STATUS=notify.status(kernel))
@@ -257,6 +263,7 @@ async def _run(machine: Machine, ready: Callable[[Kernel], None]) -> None:
         kernel.registry.retry()
         kernel.settings.close()
         journal.close()
+        await anchors.last()
         machine.say(f"down: {kernel.stop_why}", step="down", boot=boot)
 
 

@@ -63,6 +63,20 @@ def _path(value: Any) -> str:
     return value.rstrip("/") or "/"
 
 
+def _path_or_none(value: Any) -> str:
+    try:
+        return "" if value == "" else _path(value)
+    except ValueError:
+        raise ValueError("wants an absolute path, or nothing") from None
+
+
+def _program(value: Any) -> tuple[str, ...]:
+    argv = _texts(value)
+    if argv and not argv[0].startswith("/"):
+        raise ValueError("wants a list of texts, the first the absolute path of a program")
+    return argv
+
+
 def _texts(value: Any) -> tuple[str, ...]:
     if types.kind(value) != "an array":
         raise ValueError("wants a list of texts")
@@ -119,6 +133,17 @@ KEYS: Final = (
         "when it makes the same call so often in loop_window_s, answered alike each time; 0: never"),
     Key("loop_window_s", 10.0, _number(0.001, 86400), "see loop_calls"),
     Key("journal_segment_bytes", 8 * MIB, _whole(MIB, 1 << 30), "size of a segment of the journal"),
+    Key("journal_keep_days", 30.0, _number(0, 100_000), "how long closed segments of the journal are kept; "
+        "0: for ever"),
+    Key("journal_keep_bytes", 4 << 30, _whole(0, 1 << 60), "size of the journal over which its oldest closed "
+        "segments are dropped; 0: no limit"),
+    Key("disk_full", "refuse", _one_of("refuse", "stop"), "what becomes of agents while the disk takes no records: new "
+        "work is refused, or they are stopped as well until it takes them again"),
+    Key("anchor_file", "", _path_or_none, "file in which the head of the journal is anchored; nothing stands for "
+        "journal.anchors in state_dir"),
+    Key("anchor_syslog", "", _path_or_none, "socket of a system logger that gets anchors, such as /dev/log"),
+    Key("anchor_command", (), _program, "program, with arguments, that gets each anchor as a line on its stdin"),
+    Key("anchor_interval_s", 0.5, _number(0.01, 86400), "how often the head is anchored while something is recorded"),
     Key("cgroup", "auto", _one_of("auto", "v2", "hybrid", "v1"), "hierarchy of cgroups to use"),
 )
 
@@ -161,6 +186,10 @@ class Config:
         return f"{self.state_dir}/index"
 
     @property
+    def anchors_path(self) -> str:
+        return str(self.anchor_file) or f"{self.state_dir}/journal.anchors"
+
+    @property
     def agents_dir(self) -> str:
         return f"{self.state_dir}/agents"
 
@@ -195,7 +224,8 @@ def check_folders(config: Config) -> None:
     """Nobody but root, or the person who called sudo, may change what this kernel writes through or reads its
     configuration from: a link planted there would lead root anywhere. Raises ConfigError.
     """
-    for path in (os.path.abspath(config.source), config.run_dir, config.state_dir, config.mount):
+    for path in (os.path.abspath(config.source), config.run_dir, config.state_dir, config.mount, config.anchors_path,
+                 *config.anchor_command[:1]):
         check_path(path, "and with it where this kernel writes; choose a folder of root's, or chown and chmod it")
 
 

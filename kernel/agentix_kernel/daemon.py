@@ -4,7 +4,7 @@ import faulthandler
 import json
 import os
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 import click
 import trio
@@ -27,9 +27,12 @@ LOG_NAME = "agentd.log"
 @click.option("--unlisted", is_flag=True, help="Do not let agentctl find it by itself, only by --prefix.")
 @click.option("--doctor", is_flag=True, help="Print the matrix of layers of this machine and exit.")
 @click.option("--json", "as_json", is_flag=True, help="With --doctor: JSON.")
+@click.option("--verify", metavar="DIR", help="Check the journal in DIR, print what was found as JSON, and exit.")
+@click.option("--key", metavar="FILE", help="With --verify: its key (default: keys/journal.key beside DIR).")
+@click.option("--anchors", metavar="FILE", help="With --verify: what it was anchored in.")
 @click.version_option(__version__, prog_name="agentd")
 def main(prefix: str | None, config_path: str | None, *, daemon: bool, unlisted: bool, doctor: bool,
-         as_json: bool) -> None:
+         as_json: bool, verify: str | None, key: str | None, anchors: str | None) -> None:
     """Run the kernel for AI agents: in the foreground until SIGTERM, or with
     --daemon in the background.
 
@@ -43,6 +46,8 @@ def main(prefix: str | None, config_path: str | None, *, daemon: bool, unlisted:
     """  # noqa: D301 - click reads the backspace
     if doctor:
         sys.exit(_doctor(as_json=as_json))
+    if verify is not None:
+        sys.exit(_verify(verify, key, anchors))
     if sys.flags.optimize:
         _refuse("python -O is not for agentd: its assertions guard hand-over points in production")
     if os.geteuid() != 0:
@@ -145,7 +150,29 @@ def _doctor(*, as_json: bool) -> int:
     return 1 if lacking(probed) else 0
 
 
-def _refuse(message: str) -> None:
+def _verify(folder: str, key: str | None, anchors: str | None) -> int:
+    """Judge the journal in a folder that no kernel has to run on; prints one object."""
+    from agentix_kernel.journal import anchor, verify, walk
+    from agentix_kernel.journal.disk import RealDisk
+    from agentix_kernel.journal.key import read_keys
+
+    folder = os.path.abspath(folder)
+    try:
+        disk = RealDisk(folder, make=False)
+        if not walk.numbers(disk):
+            _refuse(f"{folder}: no journal is here")
+        keys = read_keys(key or f"{os.path.dirname(folder)}/keys/journal.key")
+        known = anchor.read(anchors, keys) if anchors is not None else []
+        if anchors is not None and not known:
+            _refuse(f"{anchors}: no anchor of this journal is there; each is a line that agentctl audit anchor prints")
+        report = verify.verify(disk, keys, known)
+    except OSError as error:
+        _refuse(str(error))
+    print(json.dumps(report.to_wire()))
+    return 0 if report.ok else EXIT_REFUSED
+
+
+def _refuse(message: str) -> NoReturn:
     from agentix_kernel.service.log import ERR, Journald, is_journal
 
     if is_journal():

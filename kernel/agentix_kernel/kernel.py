@@ -8,7 +8,7 @@ then replies; durable replies wait for the commit thread (rule 4: recorded befor
 import traceback
 from collections import deque
 from collections.abc import Awaitable, Callable
-from typing import Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import trio
 from attrs import define, field, frozen
@@ -24,6 +24,9 @@ from agentix_kernel.runtimes.files import Settings
 from agentix_kernel.world import World
 from agentix_syscalls import records
 from agentix_vfs.tree import Tree
+
+if TYPE_CHECKING:
+    from agentix_kernel.anchoring import Anchoring
 
 JOURNAL_RETRY_S: Final = 0.5
 MILLISECOND_NS: Final = 1_000_000
@@ -105,6 +108,10 @@ class Kernel:
     """Whom to ask for what was recorded; set by boot, and a simulation has none."""
     reloading: trio.Lock = field(factory=trio.Lock)
     """Held by who changes `settings`."""
+    anchoring: "Anchoring | None" = None
+    """Who keeps the head of the journal outside; a simulation has nobody."""
+    rotating: trio.Lock = field(factory=trio.Lock)
+    """Held by who changes the journal's key."""
     _sync_to: int = 0
     _retrying: bool = False
     _replies: list[tuple[Replier, bytes]] = field(init=False, factory=list[tuple[Replier, bytes]])

@@ -74,6 +74,7 @@ def _array(value: Any) -> tuple[Any, ...]:
 
 _POLICY = Arg("policy", spawn.policy, "the name of a shipped one, or [file, text]")
 _BAD_POLICY = (("EINVAL", "not a policy; the message has all that is wrong, with file, line and column"),)
+_UNRECORDED = (("ENOSPC", "nothing can be recorded: the disk of the journal is full"),)
 
 CONTROLS: Final = (
     Control(0, "hello", "Open a connection.",
@@ -124,7 +125,7 @@ CONTROLS: Final = (
              Arg("where", question.where, "further conditions (question.py)", {})),
             "{...} each; {missed, first_seq, last_seq} in place of what came too fast",
             (("ESRCH", "no such agent"),), streams=True),
-    Control(11, "audit_verify", "Check the chain of the journal.", (), "{...}"),
+    Control(11, "audit_verify", "Check the chain of the journal, its end against the file of anchors.", (), "{...}"),
     Control(12, "info", "About the kernel.", (), "{...}"),
     Control(13, "shutdown", "Shut the kernel down in order.", (Arg("why", types.text, "for the record", ""),), "nil",
             root=True),
@@ -221,6 +222,11 @@ CONTROLS: Final = (
     Control(44, "kernel_log", "What the kernel itself did and what failed in it, in one boot.",
             (Arg("boot", types.integer, "its number, or 0 for this one, -1 for the one before and so on", 0),),
             _BESIDE + "as audit_query's", (*_ASKED_ERRORS, ("ENOENT", "no such boot"))),
+    Control(45, "audit_anchor", "Have the head of the journal's chain kept by every witness, now.", (),
+            "{line, witnesses: [{witness, seq, age_s, failing}, ...]}", _UNRECORDED, root=True),
+    Control(46, "audit_rotate_key", "Go on with a new key of the journal, in a new segment. The old one is kept.", (),
+            "{key, before}: ids", _UNRECORDED, root=True),
+    Control(47, "audit_rotate", "Go on in a new segment of the journal.", (), "its number", _UNRECORDED, root=True),
 )
 
 BY_NUMBER: Final = {c.number: c for c in CONTROLS}

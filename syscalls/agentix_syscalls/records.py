@@ -40,7 +40,8 @@ KINDS: Final = (
          "a file operation through the mount, or by an operator over the control socket"),
     Kind(14, "lost", True, ("name", "state"), "an agent that ran when a kernel died; found at the next boot"),
     Kind(15, "error", True, ("where", "traceback"), "the kernel's own fault"),
-    Kind(16, "anchor", True, ("head", "seq"), "the head of the chain was anchored outside"),
+    Kind(16, "anchor", True, ("head", "seq", "witness", "detail"),
+         "the head of the chain was anchored on demand, or a witness began or ceased to fail"),
     Kind(17, "grant", True, ("capability", "source"), "a capability was given"),
     Kind(18, "revoke", True, ("capability", "source"), "a capability was taken back"),
     Kind(19, "policy", True, ("hash", "detail"), "a policy was set"),
@@ -52,6 +53,7 @@ KINDS: Final = (
     Kind(25, "exec", True, ("argv", "who", "status", "detail"), "a program was started beside an agent, or ended"),
     Kind(26, "reload", True, ("runtimes", "profiles", "detail"), "runtimes and profiles were put in force, or refused"),
     Kind(27, "budget", True, ("budget", "limit", "message"), "a budget of an agent's policy is exhausted"),
+    Kind(28, "key", True, ("key", "before", "by"), "the journal goes on with another key"),
     Kind(32, "redo", False, ("body",), "a change of the tree", flight=False),
     Kind(33, "ahead", True, ("body",), "a durable operation of a ring", flight=False),
 )
@@ -60,7 +62,7 @@ BY_NUMBER: Final = {k.number: k for k in KINDS}
 BY_NAME: Final = {k.name: k for k in KINDS}
 
 (BOOT, STEP, SHUTDOWN, SPAWN, EXIT, CALL, SIGNAL, STATE, DENIAL, FAULT, LIMIT, TOOL, FILE, LOST, ERROR, ANCHOR,
- GRANT, REVOKE, POLICY, DROPPED, REMOVE, RENAME, UPDATE, RESTART, EXEC, RELOAD, BUDGET, REDO,
+ GRANT, REVOKE, POLICY, DROPPED, REMOVE, RENAME, UPDATE, RESTART, EXEC, RELOAD, BUDGET, KEY, REDO,
  AHEAD) = (k.number for k in KINDS)
 
 PHASES: Final = ("event", "intent", "outcome")

@@ -98,6 +98,18 @@ class SimDisk:
             del content[size_bytes:]
             content.extend(bytes(size_bytes - len(content)))
 
+    def replace(self, name: str, data: bytes) -> None:
+        if self.full:
+            raise OSError(errno.ENOSPC, "No space left on device", name)
+        self.admit("replace", 0)
+        self._inode(name)
+        self.files[name] = Inode(bytearray(data), bytearray(data))
+
+    def remove(self, name: str) -> None:
+        self.admit("remove", 0)
+        self._inode(name)
+        del self.files[name]
+
     def lock(self) -> None:
         if self._locked:
             raise BlockingIOError(errno.EAGAIN, "locked")

@@ -44,20 +44,17 @@ async def _next(follower: Follower, until_ns: int | None) -> Record | Missed | N
     return None
 
 
-def verify(journal: Journal) -> dict[str, Any]:
-    """Check the whole chain; run in a thread."""
+def verify(journal: Journal, anchors_path: str) -> dict[str, Any]:
+    """Check the whole chain against what was anchored in that file; run in a thread."""
+    from agentix_kernel.journal import anchor
     from agentix_kernel.journal.verify import verify as verify_chain
 
-    published = journal.published
-    report = verify_chain(journal.disk, journal.key)
-    problems = [{"segment": problem.segment, "offset": problem.offset, "what": problem.what}
-                for problem in report.problems]
+    # Read before the journal: what is anchored meanwhile may be in neither.
+    anchors, published = anchor.read(anchors_path, journal.key), journal.published
+    report = verify_chain(journal.disk, journal.key, anchors)
+    told = report.to_wire()
+    problems = told["problems"]
     if report.ok and report.last_seq < published:  # after a crash a torn end; this kernel knows what it wrote
         problems.append({"segment": name_of(journal.segment), "offset": 0, "what": f"records {report.last_seq + 1} to "
                          f"{published} were written by this kernel and are not whole any more"})
-    return {
-        "ok": not problems, "records": report.records, "groups": report.groups, "segments": report.segments,
-        "first_seq": report.first_seq, "last_seq": report.last_seq, "torn_tail": report.torn_tail,
-        "problems": problems,
-        "text": report.text(),
-    }
+    return told | {"ok": not problems}

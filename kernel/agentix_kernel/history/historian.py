@@ -17,15 +17,15 @@ import sqlite3
 import sys
 from typing import Any, Final
 
-from attrs import define, field
+from attrs import define, evolve, field
 
 from agentix_kernel.history.fill import Filler
 from agentix_kernel.history.index import Index
 from agentix_kernel.history.question import PACKET_MAX_BYTES
 from agentix_kernel.history.reply import answer, refuse
 from agentix_kernel.journal.disk import RealDisk
-from agentix_kernel.journal.errors import JournalError
-from agentix_kernel.journal.key import open_key
+from agentix_kernel.journal.errors import JournalError, JournalKeyError
+from agentix_kernel.journal.key import open_key, read_keys
 from agentix_syscalls import wire
 from agentix_syscalls.errors import CallError
 
@@ -74,10 +74,24 @@ class Historian:
         except sqlite3.DatabaseError:
             self._ready = False
             return 0.0  # open() says what is wrong, and makes it anew
+        except JournalKeyError as error:
+            if self._renew():
+                return 0.0
+            self._tell(str(error))
         except (JournalError, OSError) as error:
             self._tell(str(error))
         self.filler.rest()
         return WORST_S
+
+    def _renew(self) -> bool:
+        """Read the keys of the journal again; whether there is another one. Raises JournalKeyError, OSError."""
+        known = self.index.key
+        key = read_keys(known.path)
+        if all(known.of(one.id) for one in (key, *key.others)):
+            return False
+        self.index = self.filler.index = evolve(self.index, key=key)
+        self.filler.rest()
+        return True
 
     def _tell(self, sentence: str) -> None:
         if sentence and sentence != self.told:
@@ -109,6 +123,7 @@ class Historian:
         try:
             self.sock.close()
             os.setpriority(os.PRIO_PROCESS, 0, ANSWERING_NICE)
+            self._renew()
             answer(self.index, fd, operation, args)
             status = 0
         finally:

@@ -54,10 +54,12 @@ def _chained(index: Index, seq: int) -> Place | None:
 def _astray(index: Index, seq: int) -> Place | None:
     """By its own digest alone: something before it is not as it was written."""
     for number in walk.numbers(index.disk):
-        data, at, tag = walk.load(index.disk, number), form.FIRST_GROUP, index.key.tag(number)
-        while (group := form.find(data, at, tag, index.key)) is not None:
-            if group.first_seq <= seq < group.next_seq:
-                return Place(number, group.start, data, group, "it does not follow what stands before it, or that is "
-                             "damaged; agentctl audit verify tells where")
-            at = group.end
+        data = walk.load(index.disk, number)
+        for key in (index.key, *index.key.others):
+            at = form.FIRST_GROUP
+            while (group := form.find(data, at, key.tag(number), key)) is not None:
+                if group.first_seq <= seq < group.next_seq:
+                    return Place(number, group.start, data, group, "it does not follow what stands before it, or that "
+                                 "is damaged; agentctl audit verify tells where")
+                at = group.end
     return None

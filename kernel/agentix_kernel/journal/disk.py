@@ -11,6 +11,8 @@ from agentix_kernel.world import File
 
 FRESH: Final = ".fresh"
 """A file being made. It gets its name when it is whole, so that no segment of a wrong size is ever seen."""
+NEXT: Final = ".next"
+"""Likewise: the content that is to take the place of another."""
 
 _ZEROS: Final = bytes(1 << 16)
 """Written at a time into a new file, which also sets how large the folios of the page cache become: a small write into
@@ -53,15 +55,16 @@ class RealFile:
 
 
 class RealDisk:
-    """world.Disk on a folder, made with mode 0700 when it is not there. `str(disk)` is the folder.
+    """world.Disk on a folder, made with mode 0700 when it is not there, unless not to. `str(disk)` is the folder.
 
     Its own lock is an flock on the folder: it ends with the process, whatever ends that.
     """
 
-    def __init__(self, folder: str) -> None:
-        os.makedirs(os.path.dirname(os.path.abspath(folder)), exist_ok=True)
-        with suppress(FileExistsError):
-            os.mkdir(folder, 0o700)
+    def __init__(self, folder: str, *, make: bool = True) -> None:
+        if make:
+            os.makedirs(os.path.dirname(os.path.abspath(folder)), exist_ok=True)
+            with suppress(FileExistsError):
+                os.mkdir(folder, 0o700)
         self.folder = folder
         self._dir_fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
         self._lock_fd = -1
@@ -97,12 +100,10 @@ class RealDisk:
             os.close(fd)
 
     def names(self) -> list[str]:
-        return sorted(name for name in os.listdir(self._dir_fd) if name != FRESH)
+        return sorted(name for name in os.listdir(self._dir_fd) if name not in {FRESH, NEXT})
 
     def create(self, name: str, size_bytes: int) -> File:
-        self._forget_fresh()
-        fd = os.open(FRESH, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600,
-                     dir_fd=self._dir_fd)
+        fd = self._make(FRESH)
         try:
             _fill(fd, size_bytes)
             os.link(FRESH, name, src_dir_fd=self._dir_fd, dst_dir_fd=self._dir_fd)
@@ -110,7 +111,7 @@ class RealDisk:
             os.close(fd)
             raise
         finally:
-            self._forget_fresh()
+            self._forget(FRESH)
         os.fsync(self._dir_fd)
         return RealFile(fd)
 
@@ -126,9 +127,32 @@ class RealDisk:
         finally:
             os.close(file)
 
-    def _forget_fresh(self) -> None:
+    def replace(self, name: str, data: bytes) -> None:
+        fd = self._make(NEXT)
+        try:
+            _write_all(fd, data, 0)
+            os.fsync(fd)
+            os.rename(NEXT, name, src_dir_fd=self._dir_fd, dst_dir_fd=self._dir_fd)
+        except OSError:
+            self._forget(NEXT)
+            raise
+        finally:
+            os.close(fd)
+        os.fsync(self._dir_fd)
+
+    def remove(self, name: str) -> None:
+        os.unlink(name, dir_fd=self._dir_fd)
+        os.fsync(self._dir_fd)
+
+    def _make(self, name: str) -> int:
+        """An empty file in place of what a crash may have left under the name."""
+        self._forget(name)
+        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+        return os.open(name, flags, 0o600, dir_fd=self._dir_fd)
+
+    def _forget(self, name: str) -> None:
         with suppress(FileNotFoundError):
-            os.unlink(FRESH, dir_fd=self._dir_fd)
+            os.unlink(name, dir_fd=self._dir_fd)
 
 
 def _fill(fd: int, size_bytes: int) -> None:

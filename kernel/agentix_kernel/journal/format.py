@@ -49,6 +49,7 @@ LINK_AT: Final = DIGEST_AT + 32
 GROUP_BYTES: Final = LINK_AT + LINK_BYTES
 SEGMENT_BYTES: Final = 8 << 20
 SEGMENT_MIN_BYTES: Final = 4096
+SEGMENT_MAX_BYTES: Final = 1 << 30
 F_BODIES: Final = 1
 OVERHEAD_MAX_BYTES: Final = GROUP_BYTES + 32
 """What a group takes beside its records and bodies, at most."""

@@ -12,10 +12,12 @@ from typing import Any, Final
 import msgpack
 
 from agentix_kernel.journal import format as form
+from agentix_kernel.journal import walk
+from agentix_kernel.journal.anchor import Anchor
 from agentix_kernel.journal.commit import Committer
 from agentix_kernel.journal.errors import JournalError, JournalFailed, JournalLocked, from_disk
 from agentix_kernel.journal.follow import Follower
-from agentix_kernel.journal.key import LINK_BYTES, Key, open_key
+from agentix_kernel.journal.key import LINK_BYTES, Key, adopt, open_key
 from agentix_kernel.journal.prepare import Preparer
 from agentix_kernel.journal.read import Record, decode
 from agentix_kernel.journal.recover import Opened, recover, write_all
@@ -80,6 +82,10 @@ class Journal:
         try:
             held = key or open_key(key_path or "", random, disk)
             cursor, opened = recover(disk, held)
+            if cursor is not None:
+                held = held.lead(walk.key_in(disk, held, cursor.number))
+                if key_path is not None:
+                    adopt(key_path, held)  # a crash may have come between the first segment of a key and this
             journal = cls(disk, held, clock, cursor, boot_id=random(16), segment_bytes=segment_bytes, threaded=threaded)
         except BaseException:
             disk.unlock()
@@ -140,6 +146,27 @@ class Journal:
             raise failed from error
         self._refused = None
         return self.published
+
+    def anchor(self) -> Anchor:
+        """The head of the chain, as it is published. What is anchored must be durable: else a power loss looks like
+        the work of somebody who cut off the end.
+        """
+        return Anchor(self.key.id, self.published, self._number, self._wall(), self._link)
+
+    def roll(self, key: Key | None = None) -> int:
+        """Publish, and go on in a new segment, with `key` from there on; returns its number.
+
+        Raises JournalFull, JournalFailed: then all is as before.
+        """
+        self.publish()
+        before = self.key
+        try:
+            self.key = before if key is None else before.lead(key)
+            self._roll()
+        except OSError as error:
+            self.key = before
+            raise from_disk(error, str(self.disk), doing="begin a segment") from error
+        return self._number
 
     @property
     def segment(self) -> int:

@@ -1,18 +1,20 @@
-"""The key of the chain: 32 random bytes in a file of their own, away from what they vouch for.
+"""The keys of the chain: 32 random bytes each, in files of their own, away from what they vouch for.
 
-Who has only the journal's folder cannot forge a link. Segments carry the id of their key, so that a later key can
-take over with a new segment.
+Who has only the journal's folder cannot forge a link. Segments carry the id of their key, so that a later key takes
+over with a new segment. The one in use lies in `journal.key`; beside it `journal-<id>.key` are those that older
+segments verify with, and for a moment the one that is about to take over.
 """
 
 import errno
 import hashlib
 import os
+import re
 import stat
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Final
 
-from attrs import field, frozen
+from attrs import evolve, field, frozen
 
 from agentix_kernel.journal.errors import JournalKeyError
 from agentix_kernel.world import Disk
@@ -24,14 +26,18 @@ TAG_BYTES: Final = 8
 _ID: Final = b"agentix-key-id"
 _LINK: Final = b"agentix-link"
 _TAG: Final = b"agentix-tag"
+_BESIDE: Final = re.compile(r"journal-[0-9a-f]{16}\.key")
 
 
 @frozen
 class Key:
-    """A secret of 32 bytes. `path` is where it was read, to show to people."""
+    """A secret of 32 bytes. `path` is where it was read, to show to people; `others` are the keys kept beside it,
+    which may have it among them.
+    """
 
     secret: bytes = field(repr=False)
     path: str = "the given key"
+    others: "tuple[Key, ...]" = field(default=(), repr=False, eq=False)
     id: bytes = field(init=False)
     _base: "hashlib.blake2b" = field(init=False, repr=False, eq=False)
 
@@ -44,6 +50,19 @@ class Key:
 
     def _keyed(self, person: bytes, size: int) -> "hashlib.blake2b":
         return hashlib.blake2b(key=self.secret, person=person, digest_size=size)
+
+    def of(self, key_id: bytes) -> "Key | None":
+        """This key or the one beside it that has the id."""
+        return next((key for key in (self, *self.others) if key.id == key_id), None)
+
+    def of_tag(self, number: int, tag: bytes) -> "Key":
+        """The key by which groups of segment `number` begin so; this one when it is none of them."""
+        return next((key for key in (self, *self.others) if key.tag(number) == tag), self)
+
+    def lead(self, first: "Key") -> "Key":
+        """`first`, with this one and those beside it kept beside."""
+        every = {key.id: evolve(key, others=()) for key in (*self.others, self, *first.others)}
+        return evolve(first, others=tuple(every.values()))
 
     def link(self, previous: bytes, digest: bytes) -> bytes:
         """The next link of the chain: keyed blake2b over the previous link and the hash of what follows it."""
@@ -60,19 +79,43 @@ class Key:
 
 
 def open_key(path: str, random: Callable[[int], bytes], disk: Disk) -> Key:
-    """Read the key, or make it when the journal on `disk` is new.
+    """Read the key with those beside it, or make it when the journal on `disk` is new.
 
-    Raises JournalKeyError when it is missing though segments exist, when others may read it, or when it is no key.
+    Raises JournalKeyError when it is missing though segments exist, when others may read one, or when one is no key.
     """
-    try:
-        return Key(_read(path), path)
-    except FileNotFoundError:
+    if not os.path.lexists(path):
         if any(name.endswith(".seg") for name in disk.names()):
             raise JournalKeyError(
                 errno.ENOKEY, f"{path}: the key of the journal in {disk} is missing; put it back from a copy, or move "
-                "the journal away to begin a new one") from None
-    _make(path, random(KEY_BYTES))
-    return Key(_read(path), path)
+                "the journal away to begin a new one")
+        _write(path, random(KEY_BYTES))
+    return read_keys(path)
+
+
+def read_keys(path: str) -> Key:
+    """The key in `path` and those beside it. Raises JournalKeyError, OSError."""
+    folder = os.path.dirname(path) or "."
+    beside = [f"{folder}/{name}" for name in sorted(os.listdir(folder)) if _BESIDE.fullmatch(name)]
+    return Key(_read(path), path, tuple(Key(_read(other), other) for other in beside))
+
+
+def make_key(path: str, random: Callable[[int], bytes]) -> Key:
+    """A new key, kept durably beside the one in `path`, which stays in use until `adopt`. Raises OSError."""
+    key = Key(random(KEY_BYTES))
+    beside = f"{os.path.dirname(path) or '.'}/journal-{key.id.hex()}.key"
+    _write(beside, key.secret)
+    return evolve(key, path=beside)
+
+
+def adopt(path: str, key: Key) -> None:
+    """Make `key` the one in `path`; what was there is kept beside it. A crash leaves every key somewhere."""
+    old = Key(_read(path), path)
+    if old.id == key.id:
+        return
+    folder = os.path.dirname(path) or "."
+    with suppress(FileExistsError):
+        os.link(path, f"{folder}/journal-{old.id.hex()}.key")
+    _write(path, key.secret)
 
 
 def _read(path: str) -> bytes:
@@ -85,8 +128,8 @@ def _read(path: str) -> bytes:
         return file.read(KEY_BYTES + 1)
 
 
-def _make(path: str, secret: bytes) -> None:
-    """Whole and durable, or not there: written beside and linked, so that a crash leaves no half key."""
+def _write(path: str, secret: bytes) -> None:
+    """Whole and durable, or what was there before: written beside, and renamed."""
     folder = os.path.dirname(path) or "."
     os.makedirs(folder, mode=0o700, exist_ok=True)
     fresh = f"{path}.new"
@@ -96,8 +139,7 @@ def _make(path: str, secret: bytes) -> None:
     with open(fd, "wb", buffering=0) as file:
         file.write(secret)
         os.fsync(fd)
-    os.link(fresh, path)
-    os.unlink(fresh)
+    os.rename(fresh, path)
     parent = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(parent)

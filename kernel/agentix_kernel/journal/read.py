@@ -90,7 +90,10 @@ def tail(disk: Disk, key: Key, count: int, *, agent: int | None = None, kinds: C
         cursor = walk.try_start(disk, key, number)
         if cursor is None:
             continue
-        whole = list(walk.chain(walk.load(disk, number, cursor.offset), key, cursor))
+        data = walk.load(disk, number, cursor.offset)
+        if not data:  # dropped meanwhile
+            break
+        whole = list(walk.chain(data, key, cursor))
         walk.check_end(disk, key, cursor)
         while whole and len(found) < count:
             found.extend(filter(wanted, reversed(_decode(disk, *whole.pop(), agent, kinds))))

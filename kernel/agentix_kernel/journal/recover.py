@@ -6,7 +6,7 @@ from itertools import pairwise
 from attrs import frozen
 
 from agentix_kernel.journal import format as form
-from agentix_kernel.journal import walk
+from agentix_kernel.journal import packed, walk
 from agentix_kernel.journal.errors import JournalDamaged
 from agentix_kernel.journal.key import Key
 from agentix_kernel.journal.walk import Cursor
@@ -48,6 +48,7 @@ def recover(disk: Disk, key: Key) -> tuple[Cursor | None, Opened]:
         _refuse_headless(disk, key, there)
         torn = sum(_wipe(disk, number) for number in reversed(there))
         return None, Opened(0, 1, 0, torn, form.name_of(1) if torn else "")
+    _refuse_closed(disk, last)
     first = walk.start_durable(disk, key, there[0])
     cursor = walk.start_durable(disk, key, max(first.number, last - 1))
     begun = cursor.number
@@ -76,6 +77,14 @@ def _last(disk: Disk, key: Key, there: list[int]) -> int | None:
         if walk.try_start(disk, key, number) is not None:
             return number
     return None
+
+
+def _refuse_closed(disk: Disk, last: int) -> None:
+    """A segment is compressed when two later ones are in use: as the last one it is what a lost tail leaves."""
+    if packed.is_packed(walk.load_raw(disk, last, packed.BEGIN)):
+        raise JournalDamaged(
+            errno.EUCLEAN, f"journal {disk}: {form.name_of(last)} is compressed, so later segments were there, and are "
+            "missing; put them back from a copy, or move the journal away to begin a new one")
 
 
 def _refuse_headless(disk: Disk, key: Key, there: list[int]) -> None:

@@ -9,9 +9,10 @@ from collections.abc import Iterator
 from attrs import define
 
 from agentix_kernel.journal import format as form
+from agentix_kernel.journal import packed
 from agentix_kernel.journal.errors import JournalDamaged, JournalKeyError
 from agentix_kernel.journal.format import Broken, Group, Head
-from agentix_kernel.journal.key import Key
+from agentix_kernel.journal.key import TAG_BYTES, Key
 from agentix_kernel.world import Disk
 
 
@@ -30,6 +31,12 @@ def numbers(disk: Disk) -> list[int]:
     return sorted(number for number in map(form.number_of, disk.names()) if number is not None)
 
 
+def dropped(disk: Disk, number: int) -> bool:
+    """Whether a segment has gone with all before it, as retention drops them: who reads meanwhile goes on behind."""
+    there = numbers(disk)
+    return bool(there) and there[0] > number
+
+
 def load(disk: Disk, number: int, offset: int = 0, count: int | None = None) -> bytes:
     """What a segment holds from `offset` on; nothing when it is not there."""
     try:
@@ -37,26 +44,62 @@ def load(disk: Disk, number: int, offset: int = 0, count: int | None = None) -> 
     except FileNotFoundError:
         return b""
     try:
+        if packed.is_packed(begin := file.pread(packed.BEGIN, 0)):
+            if not offset and count == form.HEAD_BYTES:
+                return packed.segment_head(begin)
+            content = packed.content(file.pread(file.size(), 0))
+            return content[offset:None if count is None else offset + count]
         return file.pread(max(0, file.size() - offset) if count is None else count, offset)
     finally:
         file.close()
 
 
+def load_raw(disk: Disk, number: int, count: int | None = None) -> bytes:
+    """The begin of a segment's file as it lies there, or all of it."""
+    file = disk.open(form.name_of(number))
+    try:
+        return file.pread(file.size() if count is None else count, 0)
+    finally:
+        file.close()
+
+
 def head(disk: Disk, key: Key, number: int) -> Head | None:
-    """The head of a segment, or None when it is not in use. Raises Broken; JournalKeyError for a foreign key."""
-    data = load(disk, number, 0, form.HEAD_BYTES)
+    """The head of a segment, or None when it is not in use.
+
+    Raises Broken; JournalKeyError for a foreign key, JournalDamaged for a segment that was renamed: no crash does that.
+    """
+    return decode_head(disk, key, number, load(disk, number, 0, form.HEAD_BYTES))
+
+
+def decode_head(disk: Disk, key: Key, number: int, data: bytes) -> Head | None:
+    """As `head`, of what a segment's content begins with."""
     found = form.decode_head(data) if data else None
     if found is None:
         return None
-    if found.key_id != key.id:
-        raise JournalKeyError(
-            errno.EKEYREJECTED, f"{key.path}: this is key {key.id.hex()}, but {disk}/{form.name_of(number)} was "
-            f"written with key {found.key_id.hex()}; put the right key there, or move the journal away for a new one")
-    if not form.vouch_head(key, data):
+    if not form.vouch_head(key_of(disk, key, found, number), data):
         raise Broken("the head was not written with the key it names")
     if found.number != number:
-        raise Broken(f"this is segment {found.number} under another name")
+        raise JournalDamaged(errno.EUCLEAN, f"journal {disk}: {form.name_of(number)} is segment {found.number} under "
+                             "another name; put each where it was, or move the journal away to begin a new one")
     return found
+
+
+def key_of(disk: Disk, key: Key, of: Head, number: int) -> Key:
+    """The key that segment `number` was written with. Raises JournalKeyError."""
+    found = key.of(of.key_id)
+    if found is None:
+        raise JournalKeyError(
+            errno.EKEYREJECTED, f"{key.path}: this is key {key.id.hex()}, but {disk}/{form.name_of(number)} was "
+            f"written with key {of.key_id.hex()}; put the right key there, or beside it as "
+            f"journal-{of.key_id.hex()}.key, or move the journal away for a new one")
+    return found
+
+
+def key_in(disk: Disk, key: Key, number: int) -> Key:
+    """The key of a segment in use. Raises Broken, JournalKeyError."""
+    found = head(disk, key, number)
+    assert found is not None
+    return key_of(disk, key, found, number)
 
 
 def start(disk: Disk, key: Key, number: int) -> Cursor | None:
@@ -80,7 +123,12 @@ def seek(disk: Disk, key: Key, seq: int) -> Cursor | None:
     """
     found: Cursor | None = None
     for number in reversed(numbers(disk)):
-        found = try_start(disk, key, number) if found is None else start_durable(disk, key, number)
+        try:
+            found = try_start(disk, key, number) if found is None else start_durable(disk, key, number)
+        except JournalDamaged:
+            if not dropped(disk, number):
+                raise
+            break
         if found is not None and found.next_seq <= seq:
             break
     if found is None:
@@ -103,7 +151,19 @@ def start_durable(disk: Disk, key: Key, number: int) -> Cursor:
 
 
 def walk(disk: Disk, key: Key, cursor: Cursor) -> Iterator[tuple[bytes, Group]]:
-    """Every whole group from the cursor on, each with the bytes it stands in. Leaves the cursor behind the last."""
+    """Every whole group from the cursor on, each with the bytes it stands in. Leaves the cursor behind the last.
+
+    What retention drops meanwhile is passed over.
+    """
+    while True:
+        yield from _unbroken(disk, key, cursor)
+        if not dropped(disk, cursor.number):
+            return
+        kept = start_durable(disk, key, numbers(disk)[0])
+        cursor.number, cursor.offset, cursor.link, cursor.next_seq = kept.number, kept.offset, kept.link, kept.next_seq
+
+
+def _unbroken(disk: Disk, key: Key, cursor: Cursor) -> Iterator[tuple[bytes, Group]]:
     while True:
         # Asked before loading: once the next segment is in use, this one is complete.
         following = _following(disk, key, cursor)
@@ -127,7 +187,8 @@ def _following(disk: Disk, key: Key, cursor: Cursor) -> Head | None:
 
 def chain(data: bytes, key: Key, cursor: Cursor) -> Iterator[tuple[bytes, Group]]:
     """Groups of `data`, which begins at the cursor's offset, as far as each is whole and follows the one before."""
-    tag, at = key.tag(cursor.number), 0
+    key, at = key.of_tag(cursor.number, data[:TAG_BYTES]), 0
+    tag = key.tag(cursor.number)
     while True:
         try:
             group = form.parse(data, at, tag, key)
@@ -149,16 +210,24 @@ def contradiction(disk: Disk, key: Key, cursor: Cursor) -> str | None:
     for number in numbers(disk):
         if number < cursor.number:
             continue
-        data = load(disk, number)
-        headed = number == cursor.number or _headed(disk, key, number)
-        at = cursor.offset if number == cursor.number else form.FIRST_GROUP
-        while (group := form.find(data, at, key.tag(number), key)) is not None:
+        here = number == cursor.number
+        data, at = load(disk, number), cursor.offset if here else form.FIRST_GROUP
+        for one in (key, *key.others):
+            why = _contradicts(number, data, at, cursor.next_seq, one, headed=here or _headed(disk, key, number))
+            if why is not None:
+                return why
+    return None
+
+
+def _contradicts(number: int, data: bytes, at: int, seq: int, key: Key, *, headed: bool) -> str | None:
+    """Why a group of this segment, from `at` on, shows record `seq` to have been there."""
+    while (group := form.find(data, at, key.tag(number), key)) is not None:
+        if not headed:
+            return f"{form.name_of(number)} has groups, but its head is not as it was written"
+        if group.durable >= seq:
             where = f"{form.name_of(number)} at {group.start}"
-            if not headed:
-                return f"{form.name_of(number)} has groups, but its head is not as it was written"
-            if group.durable >= cursor.next_seq:
-                return f"record {cursor.next_seq} was durable, says the group of record {group.first_seq} in {where}"
-            at = group.end
+            return f"record {seq} was durable, says the group of record {group.first_seq} in {where}"
+        at = group.end
     return None
 
 

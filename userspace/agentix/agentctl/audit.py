@@ -9,6 +9,7 @@ from typing import Any, Final
 
 import click
 
+from agentix.agentctl import chain
 from agentix.agentctl import export as formats
 from agentix.agentctl import format as show
 from agentix.agentctl.asking import answer, conditions, where
@@ -20,7 +21,7 @@ _agents = click.argument("agents", metavar="[AGENT]...", type=read_agent, nargs=
 
 @click.group()
 def audit() -> None:
-    """Ask the journal, look at its records, export it, and check its chain."""
+    """Ask the journal, look at its records, export it, check its chain and keep it."""
 
 
 @verb(name="query", examples=(
@@ -135,23 +136,5 @@ def _progress() -> Generator[Any, None, None]:
         click.echo(f"\r{count} records: all that there are" + " " * 20, err=True)
 
 
-@verb(name="verify", examples=(("agentctl audit verify", "status 1 when the record was altered"),))
-@json_option
-def audit_verify(which: Which, *, as_json: bool) -> int:
-    """Check the chain: nothing altered, inserted, reordered or removed.
-
-    The exit status is 1 when something is.
-    """
-    with which.connect() as client:
-        found = client.call("audit_verify")
-    if as_json:
-        show.print_json(found)
-        return 0 if found["ok"] else FAILED
-    for problem in found["problems"]:
-        click.echo(f"{problem['segment']}:{problem['offset']}: {show.printable(problem['what'])}")
-    click.echo(show.printable(found["text"]))
-    return 0 if found["ok"] else FAILED
-
-
-for _verb in (audit_query, audit_show, audit_export, audit_verify):
+for _verb in (audit_query, audit_show, audit_export, *chain.VERBS):
     audit.add_command(_verb)

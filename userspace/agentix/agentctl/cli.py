@@ -78,7 +78,7 @@ VERBS: Final = {
     "doctor": Entry("kernel", "check what this machine can enforce"),
     "syscalls": Entry("kernel", "list system calls, or explain one"),
     "signals": Entry("signalling", "list signals with both of their numbers"),
-    "audit": Entry("audit", "ask, check and export the journal"),
+    "audit": Entry("audit", "ask, check, export and keep the journal"),
     "boots": Entry("boots", "list the kernel's boots, and how each ended"),
     "kernel-log": Entry("boots", "show what the kernel itself did and what failed"),
     "info": Entry("kernel", "show the kernel's version, place and load"),

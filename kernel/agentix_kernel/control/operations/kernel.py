@@ -33,7 +33,7 @@ async def info(client: "Client") -> dict[str, Any]:
     return about.kernel(kernel) | {
         "pid": os.getpid(), "prefix": config.prefix, "mount": config.mount, "state_dir": config.state_dir,
         "config": config.source, "records": kernel.journal.published, "durable": kernel.journal.durable,
-        "faults": kernel.faults, **_load()}
+        "faults": kernel.faults, "anchors": kernel.anchoring.rows() if kernel.anchoring is not None else [], **_load()}
 
 
 def _load() -> dict[str, int]:

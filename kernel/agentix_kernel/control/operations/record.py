@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import trio
 
+from agentix_kernel import recordkeeping
 from agentix_kernel.control import flight
 from agentix_kernel.control.answers import Handed
 from agentix_kernel.history import rows
@@ -15,11 +16,12 @@ from agentix_kernel.history.asking import History
 from agentix_kernel.history.question import question
 from agentix_kernel.journal.read import Record
 from agentix_kernel.logs import LOST, AgentLog, Piece, Reader
-from agentix_syscalls import events
+from agentix_syscalls import events, records
 from agentix_syscalls.errors import CallError
 
 if TYPE_CHECKING:
     from agentix_kernel.control.server import Client
+    from agentix_kernel.kernel import Kernel
 
 LOG_PIECE_BYTES: Final = 256 * 1024
 
@@ -158,4 +160,34 @@ async def kernel_log(client: "Client", boot: int) -> Handed:
 
 
 async def audit_verify(client: "Client") -> dict[str, Any]:
-    return await trio.to_thread.run_sync(flight.verify, client.kernel.journal)
+    kernel = client.kernel
+    return await trio.to_thread.run_sync(flight.verify, kernel.journal, kernel.config.anchors_path)
+
+
+async def audit_anchor(client: "Client") -> dict[str, Any]:
+    kernel = client.kernel
+    _recording(kernel, "audit_anchor")
+    assert kernel.anchoring is not None
+    anchor, rows = await kernel.anchoring.now()
+    kernel.record(records.ANCHOR, verdict=records.ALLOWED, data=(
+        anchor.link.hex(), anchor.seq, "", f"asked for by uid {client.peer.uid}"))
+    kernel.flush()
+    return {"line": anchor.line(), "witnesses": rows}
+
+
+async def audit_rotate(client: "Client") -> int:
+    _recording(client.kernel, "audit_rotate")
+    return await recordkeeping.rotate(client.kernel)
+
+
+async def audit_rotate_key(client: "Client") -> dict[str, str]:
+    _recording(client.kernel, "audit_rotate_key")
+    old, new = await recordkeeping.rotate_key(client.kernel, f"uid {client.peer.uid}")
+    return {"key": new.id.hex(), "before": old.id.hex()}
+
+
+def _recording(kernel: "Kernel", what: str) -> None:
+    """Raises CallError: it would wait for as long as nothing can be recorded."""
+    failed = kernel.journal.failed
+    if failed is not None:
+        raise CallError(failed.errno or errno.ENOSPC, f"{what}: nothing can be recorded: {failed}")

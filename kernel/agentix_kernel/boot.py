@@ -29,7 +29,7 @@ from agentix_kernel.journal.disk import RealClock, RealDisk
 from agentix_kernel.journal.journal import Journal
 from agentix_kernel.kernel import Kernel
 from agentix_kernel.layers import table as layer_table
-from agentix_kernel.lifecycle import adopt, end_all, sweep
+from agentix_kernel.lifecycle import adopt, end_all, halt, sweep
 from agentix_kernel.process import Process
 from agentix_kernel.registry import Registry, UidRange, claim_range
 from agentix_kernel.runtimes import inforce
@@ -216,6 +216,7 @@ def build(machine: Machine, journal: Journal, boot: int) -> Kernel:
     kernel = Kernel(world, config, journal, tree, registry, boot, machine.accepted)
     kernel.layers, kernel.settings = machine.layers, machine.settings
     kernel.on_fault = lambda text: machine.say(f"FAULT: {text}", priority=ERR, boot=boot)
+    kernel.on_refusing = partial(halt, kernel) if config.disk_full == "stop" else None
     kernel.on_record = lives.teller(machine.say, boot)
     kernel.record(records.BOOT, data=(boot, __version__, platform.platform(), list(machine.accepted)))
     for name, detail in machine.steps:

@@ -43,6 +43,14 @@ def not_to_send(kernel: Kernel, process: Process, row: Signal, agent: int) -> Ca
         message=f"{row.name} is sent by the kernel or by root alone"))
 
 
+def unrecorded(kernel: Kernel) -> CallError:
+    """What cannot be recorded is not done."""
+    failed = kernel.journal.failed
+    number = failed.errno if failed is not None and failed.errno else errno.ENOSPC
+    return CallError(number, f"nothing can be recorded: {failed}",
+                     remedy="the operator must make room on the disk of the journal")
+
+
 def by_seccomp(kernel: Kernel, process: Process, call: DeniedCall, who: str) -> None:
     """A process of the agent, or of a tool that works for it (`who` says which), made a Linux call that is refused."""
     said = Verdict(allowed=False, rule=f"seccomp {call.name}", message=f"the Linux call {call.name} is refused")

@@ -380,10 +380,7 @@ def _answer_error(session: Session, operation: int, user_data: int, error: CallE
 
 def _refuse_unrecorded(session: Session, operation: int, user_data: int) -> None:
     """What cannot be recorded is not done. This answer alone leaves without a record."""
-    failed = session.kernel.journal.failed
-    error = CallError(getattr(failed, "errno", None) or errno.ENOSPC, f"nothing can be recorded: {failed}",
-                      remedy="the operator must make room on the disk of the journal")
-    body = wire.pack(error.reason().to_wire())
+    body = wire.pack(denials.unrecorded(session.kernel).reason().to_wire())
     reply = wire.frame(operation, wire.F_REPLY | wire.F_ERROR, user_data, body)
     session.owed += len(reply)
     session.send(reply)

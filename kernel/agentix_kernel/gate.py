@@ -34,6 +34,8 @@ class MountGate:
             return
         if process.doom is not None:
             raise Withheld(process.id)
+        if self.kernel.journal.failed is not None and call not in UNRECORDED:
+            raise denials.unrecorded(self.kernel)
         if not agent or (agent == who.agent and call not in process.policy.guarded):
             return
         decision = process.policy.decide(call, path) if agent == who.agent else NOT_ITS_OWN
@@ -58,6 +60,8 @@ class MountGate:
         process = self.kernel.table.by_id.get(who.agent)
         if process is None or (operation in UNRECORDED and error == 0):
             return
+        if error and self.kernel.journal.failed is not None:
+            return  # nothing was done: as with calls, this answer leaves without a record
         verdict = records.ALLOWED if error == 0 else records.FAILED
         self.kernel.record(records.FILE, process, verdict=verdict,
                            data=(operation, path.decode("utf-8", "replace")[:512], error))

@@ -108,11 +108,16 @@ class Kernel:
     """Whom to ask for what was recorded; set by boot, and a simulation has none."""
     reloading: trio.Lock = field(factory=trio.Lock)
     """Held by who changes `settings`."""
+    halted: bool = False
+    """Every agent is stopped, because nothing can be recorded and the operator wants it so."""
+    on_refusing: Callable[[bool], None] | None = None
+    """Told when records begin to be refused by the disk, and when that is over."""
     anchoring: "Anchoring | None" = None
     """Who keeps the head of the journal outside; a simulation has nobody."""
     rotating: trio.Lock = field(factory=trio.Lock)
     """Held by who changes the journal's key."""
     _sync_to: int = 0
+    _refusing: bool = False
     _retrying: bool = False
     _replies: list[tuple[Replier, bytes]] = field(init=False, factory=list[tuple[Replier, bytes]])
     _waiting: deque[tuple[int, Replier, bytes]] = field(init=False, factory=deque[tuple[int, Replier, bytes]])
@@ -160,6 +165,8 @@ class Kernel:
         except JournalError as error:
             self._refused(error)
             return
+        if self._refusing:
+            self._turn(refusing=False)
         if self._replies:
             replies, self._replies = self._replies, []
             for to, data in replies:
@@ -176,6 +183,13 @@ class Kernel:
             if self.on_fault is not None:
                 self.on_fault(f"journal: {error}; no new work is taken until it can be written")
             self.nursery.start_soon(self._retry)
+        if not self._refusing:
+            self._turn(refusing=True)
+
+    def _turn(self, *, refusing: bool) -> None:
+        self._refusing = refusing
+        if self.on_refusing is not None:
+            self.on_refusing(refusing)
 
     async def _retry(self) -> None:
         while self._retrying:

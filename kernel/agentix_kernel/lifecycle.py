@@ -117,7 +117,7 @@ async def begin(kernel: Kernel, process: Process) -> int:
     kernel.start(_supervise, kernel, process)
     if process.doom is not None:  # its parent fell while it was being made
         kernel.start(_kill, kernel, process)
-    elif process.stop_wanted:  # likewise: there was nothing to freeze yet
+    elif _to_stop(kernel, process):  # likewise: there was nothing to freeze yet
         kernel.start(_stop, kernel, process)
     kernel.flush()
     return seq
@@ -449,17 +449,36 @@ async def _kill(kernel: Kernel, process: Process) -> None:
 def hold(kernel: Kernel, process: Process) -> None:
     """From here on no call of it is answered; the freeze follows."""
     if process.doom is None and process.alive:
-        process.held = process.stop_wanted = True
-        if kernel.doors:
-            kernel.doors.hold(process)
-        kernel.start(_stop, kernel, process)
+        process.stop_wanted = True
+        _hold(kernel, process)
+
+
+def halt(kernel: Kernel, refusing: bool) -> None:
+    """Stop the world while nothing can be recorded; then let go on whoever was not to be stopped for itself."""
+    kernel.halted = refusing
+    for process in kernel.table.alive():
+        if refusing and process.doom is None:
+            _hold(kernel, process)
+        elif not process.stop_wanted:
+            kernel.start(_continue, kernel, process)
+
+
+def _hold(kernel: Kernel, process: Process) -> None:
+    process.held = True
+    if kernel.doors:
+        kernel.doors.hold(process)
+    kernel.start(_stop, kernel, process)
+
+
+def _to_stop(kernel: Kernel, process: Process) -> bool:
+    return process.stop_wanted or kernel.halted
 
 
 # Tasks start in any order: what counts is what the last signal wanted, not which of these came first.
 
 async def _stop(kernel: Kernel, process: Process) -> None:
     async with process.steering:
-        if process.doom is not None or process.sandbox is None or not process.stop_wanted:
+        if process.doom is not None or process.sandbox is None or not _to_stop(kernel, process):
             return
         if process.state is State.STOPPED:
             return
@@ -472,12 +491,15 @@ async def _stop(kernel: Kernel, process: Process) -> None:
         if scope.cancelled_caught or process.doom is not None:
             return
         process.state = State.STOPPED
-        kernel.record(records.STATE, process, data=("stopped", ""))
+        why = "" if process.stop_wanted else "nothing can be recorded, and disk_full is stop"
+        kernel.record(records.STATE, process, data=("stopped", why))
         _moved(kernel, process)
 
 
 def resume(kernel: Kernel, process: Process) -> None:
     process.stop_wanted = False
+    if kernel.halted:
+        return
     if process.freezing is not None:
         process.freezing.cancel()
     kernel.start(_continue, kernel, process)
@@ -485,12 +507,12 @@ def resume(kernel: Kernel, process: Process) -> None:
 
 async def _continue(kernel: Kernel, process: Process) -> None:
     async with process.steering:
-        if process.doom is not None or process.sandbox is None or not process.held or process.stop_wanted:
+        if process.doom is not None or process.sandbox is None or not process.held or _to_stop(kernel, process):
             return
         await process.sandbox.thaw()
         if process.doom is not None:
             return
-        if process.stop_wanted:  # since: nothing of it was answered, and it is frozen again by its own task
+        if _to_stop(kernel, process):  # since: nothing of it was answered, and it is frozen again by its own task
             process.state = State.RUNNING
             return
         process.held = False

@@ -212,11 +212,15 @@ def kernel(running):
 
 
 @pytest.fixture
-def disk(make_kernel):
-    """A kernel whose state lies on a disk of 40 MiB, that disk's folder, and what takes all room that is left there."""
+def disk(make_kernel, request):
+    """A kernel whose state lies on a disk of 40 MiB, that disk's folder, and what takes all room that is left there.
+
+    An indirect parameter is more of its configuration.
+    """
     folder = tempfile.mkdtemp(prefix="agentix-disk-")
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=40m", "agentix-test", folder], check=True)
-    live = make_kernel(f"state_dir = '{folder}/state'\njournal_segment_bytes = 1048576\n", start=False)
+    live = make_kernel(f"state_dir = '{folder}/state'\njournal_segment_bytes = 1048576\n"
+                       + getattr(request, "param", ""), start=False)
 
     def fill():
         with open(f"{folder}/ballast", "wb", buffering=0) as file:

@@ -1,10 +1,12 @@
 """A disk that fills up under a kernel: told, nothing lost, and all goes on once there is room."""
 
+import contextlib
 import os
 import subprocess
 import sys
 import tempfile
 
+import pytest
 from emulation import WAIT_S
 
 FILL = """
@@ -82,6 +84,96 @@ def test_a_record_that_cannot_be_written_holds_everything_up_and_loses_nothing(d
     live.start()
     assert live.json("audit", "verify")["ok"]
     assert live.agent(agent)["name"] == "before"
+
+
+SPIN = """
+while True:
+    pass
+"""
+MAKE = """
+import os, time
+for turn in ("full", "room"):
+    while not os.path.exists(f"/data/{turn}"):
+        time.sleep(0.05)
+    try:
+        os.mkdir("/agent/self/state/by-mount")
+        said = "made"
+    except OSError as error:
+        said = f"errno {error.errno}"
+    with open(f"/data/{turn}.said.new", "w") as file:
+        file.write(f"{said} {os.listdir('/agent/self/state')}")
+    os.rename(f"/data/{turn}.said.new", f"/data/{turn}.said")
+"""
+
+
+def flooded(live, agent):
+    """Calls of an agent until they cannot be recorded."""
+    from agentix_syscalls import calls, wire
+
+    with live.connect(agent) as sock:
+        sock.sendall(wire.request(calls.SYS_HELLO, 0, (1,)))
+        assert sock.recv(4096)
+        sock.setblocking(False)
+        frames = b"".join(wire.request(calls.SYS_CHECKPOLICY, n, ("OPEN", "state/" + "x" * 200)) for n in range(100))
+
+        def more():
+            with contextlib.suppress(BlockingIOError):
+                sock.recv(1 << 20)
+            with contextlib.suppress(BlockingIOError):
+                sock.sendall(frames)
+            return "no new work is taken" in live.log()
+        live.until(more)
+
+
+@pytest.mark.parametrize("disk", ["disk_full = 'stop'\n"], indirect=True)
+def test_the_world_stops_while_nothing_can_be_recorded_and_goes_on_by_itself(disk, scripts):
+    live, folder, fill = disk
+    busy, asleep = live.spawn(scripts(SPIN)), live.spawn("--", "/bin/sleep", "600")
+    live.ctl("stop", asleep)
+    live.until_state(asleep, "stopped")
+    fill()
+    flooded(live, busy)
+    live.until_state(busy, "stopped")
+    pid = live.json("inspect", busy)["pid"]
+
+    def ran():
+        with open(f"/proc/{pid}/stat") as file:
+            return file.read().rsplit(")", 1)[1].split()[11:13]
+    before = ran()
+    with live.begin("cont", busy) as continuing:  # is not what it waits for; its record waits for room as well
+        assert live.agent(busy)["state"] == "stopped"
+        assert ran() == before
+        os.unlink(f"{folder}/ballast")
+        assert continuing.wait(WAIT_S) == 0
+    live.until_state(busy, "running")
+    assert live.agent(asleep)["state"] == "stopped"  # an operator wants that
+    states = [row["data"] for row in live.record(busy, "state")]
+    assert [state["state"] for state in states] == ["stopped", "running"]
+    assert "disk_full" in states[0]["why"]
+    live.ctl("cont", asleep)
+    live.until_state(asleep, "running")
+    assert live.json("audit", "verify")["ok"]
+
+
+def test_the_mount_refuses_what_cannot_be_recorded(disk, scripts, tmp_path):
+    live, folder, fill = disk
+    tmp_path.chmod(0o755)
+
+    def asked(turn):
+        (tmp_path / turn).touch()
+        live.until((tmp_path / f"{turn}.said").exists)
+        return (tmp_path / f"{turn}.said").read_text()
+    agent = live.spawn("--bind", f"{tmp_path}:/data", scripts(MAKE))
+    other = live.spawn("--", "/bin/sleep", "600")
+    fill()
+    flooded(live, other)
+    assert asked("full") == "errno 28 []"
+    os.unlink(f"{folder}/ballast")
+    live.until(lambda: live.ctl("spawn", "--", "/bin/true").returncode == 0)
+    assert asked("room") == "made ['by-mount']"
+    live.ctl("wait", agent, check=0)
+    assert [(row["data"]["path"], row["verdict"]) for row in live.record(agent, "file")
+            if row["data"]["path"] == "/state/by-mount"] == [("/state/by-mount", "allowed")]
 
 
 def test_no_boot_without_room(make_kernel):

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import trio
 
-from agentix_kernel import recordkeeping
+from agentix_kernel import denials, recordkeeping
 from agentix_kernel.control import flight
 from agentix_kernel.control.answers import Handed
 from agentix_kernel.history import rows
@@ -166,7 +166,7 @@ async def audit_verify(client: "Client") -> dict[str, Any]:
 
 async def audit_anchor(client: "Client") -> dict[str, Any]:
     kernel = client.kernel
-    _recording(kernel, "audit_anchor")
+    _recording(kernel)
     assert kernel.anchoring is not None
     anchor, rows = await kernel.anchoring.now()
     kernel.record(records.ANCHOR, verdict=records.ALLOWED, data=(
@@ -176,18 +176,17 @@ async def audit_anchor(client: "Client") -> dict[str, Any]:
 
 
 async def audit_rotate(client: "Client") -> int:
-    _recording(client.kernel, "audit_rotate")
+    _recording(client.kernel)
     return await recordkeeping.rotate(client.kernel)
 
 
 async def audit_rotate_key(client: "Client") -> dict[str, str]:
-    _recording(client.kernel, "audit_rotate_key")
+    _recording(client.kernel)
     old, new = await recordkeeping.rotate_key(client.kernel, f"uid {client.peer.uid}")
     return {"key": new.id.hex(), "before": old.id.hex()}
 
 
-def _recording(kernel: "Kernel", what: str) -> None:
+def _recording(kernel: "Kernel") -> None:
     """Raises CallError: it would wait for as long as nothing can be recorded."""
-    failed = kernel.journal.failed
-    if failed is not None:
-        raise CallError(failed.errno or errno.ENOSPC, f"{what}: nothing can be recorded: {failed}")
+    if kernel.journal.failed is not None:
+        raise denials.unrecorded(kernel)

@@ -264,7 +264,8 @@ async def _run(machine: Machine, ready: Callable[[Kernel], None]) -> None:
         kernel.registry.retry()
         kernel.settings.close()
         journal.close()
-        await anchors.last()
+        with trio.move_on_after(anchoring.LAST_S, shield=True):
+            await anchors.last()
         machine.say(f"down: {kernel.stop_why}", step="down", boot=boot)
 
 

@@ -84,9 +84,12 @@ class Historian:
         return WORST_S
 
     def _renew(self) -> bool:
-        """Read the keys of the journal again; whether there is another one. Raises JournalKeyError, OSError."""
+        """Read the keys of the journal again; whether there is another one."""
         known = self.index.key
-        key = read_keys(known.path)
+        try:
+            key = read_keys(known.path)
+        except OSError:  # what cannot be judged without it says so
+            return False
         if all(known.of(one.id) for one in (key, *key.others)):
             return False
         self.index = self.filler.index = evolve(self.index, key=key)

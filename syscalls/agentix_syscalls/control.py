@@ -207,6 +207,18 @@ CONTROLS: Final = (
             "[{id, name, result, needs, closed, ended, stays, children, message, remedy}, ...]: result is one of "
             + ", ".join(SET_RESULTS),
             (("ESRCH", "no such agent"), ("EPERM", "neither root nor its owner"), *_BAD_POLICY)),
+    Control(38, "policy_explain", "Which part of a policy is held by which enforcer: of an agent's, or of a document.",
+            (Arg("agent", types.anything, "id or name, or nil", None),
+             Arg("policy", types.optional(spawn.policy), "likewise, or nil", None)),
+            "[{part, what, file, line, enforcers, how}, ...]", (("ESRCH", "no such agent"), *_BAD_POLICY)),
+    Control(39, "why", "What decides about a call or a path of an agent, by which enforcer, and what would allow it. "
+            "Neither: what was refused last.",
+            (_TARGET, Arg("call", types.optional(types.text), "a system call, or one of Linux, by name", None),
+             Arg("object", types.optional(types.path), "what the call is about, as policy_test's path", None),
+             Arg("path", types.optional(types.path), "a path as the agent's programs see it", None)),
+            "{id, name, mode, answers: [{asked, allowed, enforcer, message, rule, file, line, remedy}, ...]}: allowed "
+            "is nil where it depends, as message says",
+            (("ESRCH", "no such agent"), ("EINVAL", "no such call, or not a path"))),
     Control(40, "audit_query", "Flight records that meet conditions.",
             (_WHERE, Arg("limit", types.uint, "so many at most; 0: all", 0),
              Arg("newest", types.boolean, "the newest first", False)),

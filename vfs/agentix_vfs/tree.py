@@ -340,6 +340,11 @@ class Tree:
         """Whether the path leads to something. No mode bits are asked."""
         return walk(_ROOT, self._agent(agent), path, follow=True).node is not None
 
+    def rule(self, agent: int, path: bytes) -> Rule:
+        """How the part of the tree is kept in which a path lies, whatever mode bits say."""
+        place = walk(_ROOT, self._agent(agent), path, follow=True)
+        return (place.node or place.parent).mount.rule
+
     def canonical(self, agent: int, path: bytes, *, follow: bool = True) -> bytes:
         """The path from the agent's root after ".", ".." and symbolic links, as rules know it: b"/mem/working/x".
 

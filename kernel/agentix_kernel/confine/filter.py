@@ -47,6 +47,14 @@ def build() -> Filter:
         return Filter(file.read(), notified)
 
 
+def number(name: str) -> int:
+    """Of a Linux call on this architecture; negative when it has none of that name."""
+    import pyseccomp
+
+    known = next((row.number for row in ROWS if row.name == name and row.number is not None), None)
+    return known if known is not None else int(pyseccomp.resolve_syscall(pyseccomp.Arch.NATIVE, name))
+
+
 def _number(pyseccomp: Any, row: Row) -> int:
     """Negative when this architecture has no such call."""
     return row.number if row.number is not None else int(pyseccomp.resolve_syscall(pyseccomp.Arch.NATIVE, row.name))

@@ -21,16 +21,18 @@ ETC_OF_AGENT: Final = ("passwd", "group", "hostname")
 """Files of /etc that differ for each agent: links into RUN_ETC, which is its own."""
 RUN_ETC: Final = "/run/etc"
 
-_SYSTEM: Final = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32")
+SYSTEM: Final = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32")
 _OWN: Final = ("/etc", "/dev", "/proc", "/tmp", "/run", "/agent", "/sys", HIDDEN)
 _EMPTY_DIRS: Final = ("/proc", "/run", "/run/agentix", RUN_ETC, "/agent")
-_ETC_FILES: Final = (
+ETC_FILES: Final = (
     "ld.so.cache", "localtime", "timezone", "nsswitch.conf", "services", "protocols", "mime.types", "os-release",
     "bash.bashrc", "inputrc", "profile", "shells", "python3.11/sitecustomize.py", "debian_version", "ssl/openssl.cnf",
 )
-_ETC_DIRS: Final = ("ssl/certs", "alternatives", "pki/tls/certs", "pki/ca-trust/extracted", "crypto-policies")
-_HOSTS: Final = "127.0.0.1 localhost\n::1 localhost\n"
+ETC_DIRS: Final = ("ssl/certs", "alternatives", "pki/tls/certs", "pki/ca-trust/extracted", "crypto-policies")
+ETC_MADE: Final = {"hosts": b"127.0.0.1 localhost\n::1 localhost\n", "resolv.conf": b""}
+"""Files of /etc that are the same for all agents and no host's."""
 _DEVICES: Final = (("null", 3), ("zero", 5), ("full", 7), ("random", 8), ("urandom", 9))
+DEVICE_NAMES: Final = (*(name for name, _ in _DEVICES), "tty")
 _DEV_LINKS: Final = (("fd", "/proc/self/fd"), ("stdin", "/proc/self/fd/0"), ("stdout", "/proc/self/fd/1"),
                      ("stderr", "/proc/self/fd/2"), ("shm", "/tmp"), ("ptmx", "pts/ptmx"))
 
@@ -53,7 +55,7 @@ def outside_of_usr(paths: Iterable[str]) -> tuple[str, ...]:
     folders = sorted(os.path.normpath(path) for path in paths if path and os.path.isdir(path))
     kept: list[str] = []
     for folder in folders:
-        if not any(within(folder, outer) for outer in (*_SYSTEM, *kept)):
+        if not any(within(folder, outer) for outer in (*SYSTEM, *kept)):
             kept.append(folder)
     return tuple(kept)
 
@@ -66,7 +68,7 @@ def in_the_way(target: str, more: tuple[str, ...]) -> str | None:
     """The path whose place in the sandbox is taken, by us or `more`, where nothing may be bound at `target`: neither at
     it nor above or below it, but below /tmp.
     """
-    for ours in (*_SYSTEM, *_OWN, *more):
+    for ours in (*SYSTEM, *_OWN, *more):
         if within(ours, target) or (within(target, ours) and ours != "/tmp"):
             return ours
     return None
@@ -79,8 +81,8 @@ def build(tree: str | None, sockets: str | None, binds: list[tuple[str, str]]) -
     In a mount namespace of our own. Raises OSError.
     """
     linux.mount(None, "/", None, linux.MS_REC | linux.MS_PRIVATE)
-    links = tuple((path, os.readlink(path)) for path in _SYSTEM if os.path.islink(path))
-    folders = [path for path in _SYSTEM if os.path.isdir(path) and not os.path.islink(path)] + [*python_folders()]
+    links = tuple((path, os.readlink(path)) for path in SYSTEM if os.path.islink(path))
+    folders = [path for path in SYSTEM if os.path.isdir(path) and not os.path.islink(path)] + [*python_folders()]
     sources = {path: path for path in folders} | {target: source for source, target in binds}
     folders = list(sources)
     copies = {target: _copy(source, read_only=True) for target, source in sources.items()}
@@ -88,7 +90,7 @@ def build(tree: str | None, sockets: str | None, binds: list[tuple[str, str]]) -
         copies[HIDDEN_TREE] = _copy(tree, read_only=False, recursive=False)
     if sockets:
         copies[HIDDEN_SOCKETS] = _copy(sockets, read_only=False, recursive=False)
-    etc_copies = {name: _copy(f"/etc/{name}", read_only=True) for name in _ETC_DIRS if os.path.isdir(f"/etc/{name}")}
+    etc_copies = {name: _copy(f"/etc/{name}", read_only=True) for name in ETC_DIRS if os.path.isdir(f"/etc/{name}")}
     etc_files = _read_etc()
     linux.mount("tmpfs", "/tmp", "tmpfs", linux.MS_NOSUID | linux.MS_NODEV, "size=4m,mode=755")
     os.chdir("/tmp")
@@ -132,8 +134,8 @@ def _directories(paths: tuple[str, ...]) -> tuple[str, ...]:
 
 def _read_etc() -> dict[str, bytes | str]:
     """Content by name; a string is a symbolic link's target."""
-    files: dict[str, bytes | str] = {"hosts": _HOSTS.encode(), "resolv.conf": b""}
-    for name in _ETC_FILES:
+    files: dict[str, bytes | str] = {**ETC_MADE}
+    for name in ETC_FILES:
         path = f"/etc/{name}"
         if os.path.islink(path):
             files[name] = os.readlink(path)

@@ -87,6 +87,7 @@ VERBS: Final = {
     "profiles": Entry("runtimes", "list profiles: named limits and settings"),
     "reload": Entry("runtimes", "read runtimes and profiles again"),
     "policy": Entry("policies", "read, ask and compare policies, and change them"),
+    "why": Entry("why", "explain what an agent may not, and what would allow it"),
     "completion": Entry("completion", "print the script that completes this in a shell"),
 }
 

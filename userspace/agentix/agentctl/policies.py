@@ -1,6 +1,7 @@
 """The verb policy: read, ask and compare policies, and show which one an agent has."""
 
 import contextlib
+import os
 from typing import TYPE_CHECKING, Any, Final
 
 import click
@@ -159,6 +160,33 @@ def policy_show(which: Which, agent: int | str, *, text: bool, as_json: bool) ->
         for row in found["rules"]))
 
 
+def _offer_subjects(ctx: click.Context, param: click.Parameter, incomplete: str) -> "list[CompletionItem]":
+    return [*read_agent.shell_complete(ctx, param, incomplete), *offer(ctx, param, incomplete)]
+
+
+@verb(name="explain", examples=(
+    ("agentctl policy explain scout", "which enforcer holds which line of it"),
+    ("agentctl policy explain bot.yaml", "of a file, before anything runs"),
+))
+@json_option
+@click.argument("subject", metavar=f"AGENT|{_METAVAR}", shell_complete=_offer_subjects)
+def policy_explain(which: Which, subject: str, *, as_json: bool) -> None:
+    """Show which part of a policy is held by which enforcer.
+
+    A number is an agent; what is a file here, or shipped, is a policy; anything else is an agent's name.
+    """
+    document = not subject.isdecimal() and (subject in table.POLICIES or os.path.exists(subject))
+    agent = None if document else read_agent.convert(subject, None, None)
+    with which.connect() as client:
+        rows = _call(client, "policy_explain", agent, read(subject) if document else None)
+    if as_json:
+        show.print_json(rows)
+        return
+    show.table(("PART", "WHAT", "WHERE", "ENFORCER", "HOW"), (
+        (row["part"], row["what"], f"{row['file']}:{row['line']}" if row["line"] else row["file"] or "-",
+         ", ".join(row["enforcers"]) or "-", row["how"]) for row in rows))
+
+
 @verb(name="set", examples=(
     ("agentctl policy set scout tighter.yaml", "at once, open files and waiting calls included"),
     ("agentctl policy set 7 8 9 strict", "several; the policy is read once"),
@@ -210,5 +238,5 @@ def _show_set(row: dict[str, Any]) -> None:
         click.echo(f"  still shown, by its spawn: {show.printable(target)}")
 
 
-for _verb in (policy_check, policy_test, policy_diff, policy_show, policy_set):
+for _verb in (policy_check, policy_test, policy_diff, policy_show, policy_explain, policy_set):
     policy.add_command(_verb)

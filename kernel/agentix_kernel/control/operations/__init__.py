@@ -9,6 +9,7 @@ from typing import Any, Final
 from agentix_kernel.control.operations import (
     agents,
     change,
+    explain,
     files,
     kernel,
     launch,
@@ -20,7 +21,7 @@ from agentix_kernel.control.operations import (
 )
 from agentix_syscalls.control import CONTROLS
 
-ROOMS: Final = (kernel, launch, programs, agents, record, change, files, runtimes, policies, replace)
+ROOMS: Final = (kernel, launch, programs, agents, record, change, files, runtimes, policies, replace, explain)
 
 
 def _find(name: str) -> Callable[..., Any]:

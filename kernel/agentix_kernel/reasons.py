@@ -1,0 +1,192 @@
+"""Why: what decides about a call or a path of an agent, in which line, which enforcer holds it, what would allow it.
+
+What we mediate is asked of the policy; what is simply absent is read from the structure of the sandbox. Nothing is
+tried, and nothing of the host is looked at.
+"""
+
+import errno
+import json
+import posixpath
+import re
+from collections.abc import Iterator
+
+from attrs import frozen
+
+from agentix_kernel.authority.policy.inforce import ASKS, AUDIT, Verdict
+from agentix_kernel.calls.info import checked
+from agentix_kernel.confine import filter as call_filter
+from agentix_kernel.confine import shown as structure
+from agentix_kernel.confine.absences import BY_NAME
+from agentix_kernel.confine.syscalls_table import ROWS, Action, Row, Test
+from agentix_kernel.kernel import Kernel
+from agentix_kernel.process import Process
+from agentix_kernel.world import OWN_RUNTIME, Runtime
+from agentix_syscalls import calls
+from agentix_syscalls.calls import Call
+from agentix_syscalls.errors import CallError
+from agentix_vfs.nodes import Rule
+
+_OWN = re.compile(r"/agent/(?:self|([0-9]+))(/.*)?\Z")
+_OWN_BYTES = re.compile(rb"/agent/self(/.*|\Z)")
+_ANSWERS = {Action.REFUSE: "refused (EPERM)", Action.FATAL: "refused (EPERM), and the agent is ended by SIGPOLICY",
+            Action.ABSENT: "answered with ENOSYS", Action.NO_FAMILY: "answered with EAFNOSUPPORT"}
+_SAME_FOR_ALL = "nothing: what seccomp refuses is the same for all agents; see agentix-confinement(7)"
+
+
+@frozen
+class Answer:
+    """One thing that was asked about. `allowed` None: it depends, as the message says. `rule` decided, at file:line."""
+
+    asked: str
+    allowed: bool | None
+    enforcer: str
+    message: str
+    rule: str = ""
+    file: str = ""
+    line: int = 0
+    remedy: str = ""
+
+
+def last(process: Process) -> list[Answer]:
+    """What was refused last, if anything ever was; in mode audit it was done."""
+    found = process.last_denial
+    if found is None:
+        return []
+    return [Answer(f"{found.call} {found.about}".strip(), found.mode == AUDIT, found.enforcer, found.message,
+                   found.rule, found.file, found.line, found.remedy)]
+
+
+# --- calls ---------------------------------------------------------------------------------------------------------
+
+def of_call(kernel: Kernel, process: Process, name: str, obj: bytes | None, *, look: bool) -> list[Answer]:
+    """A system call of ours by name, or one of Linux. `look`: links of the agent's tree may be followed for who asks.
+
+    Raises CallError (EINVAL) for no call at all.
+    """
+    call = calls.find(name)
+    if call is None:
+        return list(_linux(name.lower()))
+    if call.support.startswith("planned"):
+        return [Answer(call.name, False, "dispatch", f"{call.name}: {call.support}")]
+    objects: tuple[bytes, ...] = ()
+    if obj is not None:
+        objects = (_canonical(kernel, process, obj, look=look) if ASKS[call.name].path else obj.strip(b"/"),)
+    wanted = {"OPEN": ("READ", "WRITE")}.get(call.name, (call.name,))
+    return [_judged(process, call, one, objects) for one in wanted]
+
+
+def _judged(process: Process, call: Call, name: str, objects: tuple[bytes, ...]) -> Answer:
+    """`name`: what the call is asked as; an OPEN is asked as READ or WRITE, too."""
+    about = "".join(f" {one.decode('utf-8', 'replace')}" for one in objects)
+    asked = f"{call.name}{about}" if name == call.name else f"{call.name}{about} to {name.lower()}"
+    said = checked(process.policy, call.name if name == "READ" else name, objects, process.spawned)
+    if said.allowed and name == "WRITE" and call.name == "OPEN":
+        said = process.policy.decide("OPEN", *objects)
+    enforcer = "dispatch, mount" if ASKS[call.name].path else "dispatch"
+    if not said.allowed:
+        audited = process.policy.mode == AUDIT
+        message = f"{said.message}; mode audit: it is recorded, and done" if audited else said.message
+        return Answer(asked, audited, enforcer, message, said.rule, said.file, said.line, said.remedy)
+    found = _allowing(process, name, objects)
+    return Answer(asked, True, enforcer, "a rule allows it" if found.rule else "no rule is about it, or it is on the "
+                  "way to what is allowed", found.rule, found.file, found.line)
+
+
+def _allowing(process: Process, name: str, objects: tuple[bytes, ...]) -> Verdict:
+    """The rule that allows what is allowed, if one does."""
+    ask = ASKS[name]
+    if not ask.resource or not objects:
+        return Verdict(allowed=True)
+    found = process.policy.compiled.decide(ask.resource, ask.action, objects[0])
+    return Verdict(True, found.shown, file=found.file, line=found.line) if found.allowed else Verdict(allowed=True)
+
+
+def _canonical(kernel: Kernel, process: Process, path: bytes, *, look: bool) -> bytes:
+    """From the tree's root, which it may begin with or leave out; without a look, as far as its words go."""
+    own = _OWN_BYTES.match(path)
+    inside = b"/" + (own[1] if own is not None else path).lstrip(b"/")
+    return kernel.tree.canonical(process.id, b"." + inside) if look else posixpath.normpath(inside)
+
+
+def _linux(name: str) -> Iterator[Answer]:
+    rows = [row for row in ROWS if row.name == name]
+    if not rows and call_filter.number(name) < 0:
+        raise CallError(errno.EINVAL, f"why: no call is named {name[:64]!r}, neither here nor in Linux",
+                        remedy="agentctl syscalls lists ours")
+    for row in rows:
+        yield Answer(f"Linux call {name}{_when(row)}", False, "seccomp", f"{_ANSWERS[row.action]}: it {row.why}"
+                     if not row.tests else f"{_ANSWERS[row.action]}: {row.why}", f"seccomp {name}",
+                     remedy=_SAME_FOR_ALL)
+    if (absence := BY_NAME.get(name)) is not None:
+        yield Answer(f"Linux call {name}, when {absence.when}", False, absence.enforcer,
+                     f"seccomp lets it pass, and Linux answers {absence.answers}")
+    if not rows or all(row.tests for row in rows):
+        yield Answer(f"Linux call {name}{' otherwise' if rows or absence else ''}", True, "seccomp",
+                     "no row of its table is about it")
+
+
+def _when(row: Row) -> str:
+    return ", when " + " and ".join(map(_tested, row.tests)) if row.tests else ""
+
+
+def _tested(test: Test) -> str:
+    what = f"argument {test.argument + 1}"
+    if test.op == "==" and test.mask == test.value:
+        return f"{what} has {test.value:#x}"
+    return f"{what} {'is' if test.op == '==' else 'is not' if test.op == '!=' else 'is over'} {test.value:#x}"
+
+
+# --- paths ---------------------------------------------------------------------------------------------------------
+
+def of_path(kernel: Kernel, process: Process, path: str, *, look: bool) -> list[Answer]:
+    """A path as the agent's programs see it: to read it, and to write it. Raises CallError (EINVAL, and the tree's)."""
+    if not path.startswith("/"):
+        raise CallError(errno.EINVAL, f"why: {path[:200]!r} does not begin with '/'",
+                        remedy="name it as the agent's programs would")
+    path = posixpath.normpath("/" + path.lstrip("/"))
+    own = _OWN.match(path)
+    if own is not None and own[1] in {None, str(process.id)}:
+        return _in_tree(kernel, process, (own[2] or "/").encode("utf-8", "surrogateescape"), look=look)
+    return _in_sandbox(kernel, process, path)
+
+
+def _in_tree(kernel: Kernel, process: Process, path: bytes, *, look: bool) -> list[Answer]:
+    path = _canonical(kernel, process, path, look=look)
+    answers = [_judged(process, calls.BY_NAME[name], name, (path,)) for name in ("READ", "WRITE")]
+    kept = kernel.tree.rule(process.id, b"." + path) if look else Rule.ORDINARY
+    if kept is not Rule.ORDINARY and answers[1].allowed:
+        how = {Rule.APPEND: "what is there stays: only to append to", Rule.READ_ONLY: "answered with EROFS",
+               Rule.FIXED: "names are the kernel's, and its files say what may be written"}[kept]
+        answers[1] = Answer(answers[1].asked, None if kept is not Rule.READ_ONLY else False, "tree",
+                            f"that part of the tree is {kept.value}: {how}", f"tree: {kept.value}")
+    return answers
+
+
+def _in_sandbox(kernel: Kernel, process: Process, path: str) -> list[Answer]:
+    runtime = _runtime(kernel, process)
+    found = structure.shown(path, str(process.id), process.command.binds, runtime)
+    at = structure.free(path, runtime)
+    rule = f"- {{host: {_quoted(path)}, at: {_quoted(at)}, mode: %s}}"
+    remedy = f"in its policy, under binds: {rule}; or at its spawn --bind-ro {path}:{at}"
+    uid = f"uid {process.uid}"
+    if found.there is False:
+        return [Answer(f"{verb} {path}", False, found.keeps, f"{found.what} (ENOENT)", "absent by structure",
+                       remedy=remedy % "ro") for verb in ("read", "write")]
+    reading = Answer(f"read {path}", True if found.there else None, "mount namespace, mode bits",
+                     f"{found.what} ({uid})", "shown by structure")
+    if found.keeps:
+        return [reading, Answer(f"write {path}", False, found.keeps, f"{found.what} (EROFS or EACCES)",
+                                "read-only by structure", remedy=f"{remedy % 'rw'}, for a folder of your own")]
+    return [reading, Answer(f"write {path}", True if found.there else None, "mode bits", f"{found.what} ({uid})",
+                            "shown by structure")]
+
+
+def _quoted(path: str) -> str:
+    """As YAML has it between braces."""
+    return path if re.fullmatch(r"[A-Za-z0-9._/+-]+", path) else json.dumps(path)
+
+
+def _runtime(kernel: Kernel, process: Process) -> Runtime:
+    """As it is configured now; the kernel's own when it is not any more."""
+    configured = kernel.settings.runtimes.get(process.command.runtime)
+    return configured.runtime if configured is not None else OWN_RUNTIME

@@ -15,7 +15,7 @@ from agentix_kernel.journal.read import one
 
 RECORDS_MAX: Final = 200
 """Records that wait to be looked at."""
-TEXT_MAX_BYTES: Final = 128 << 10
+TEXT_MAX_BYTES: Final = 64 << 10
 """Where the text is cut to half of that, at a line's end; whoever follows it sees it shrink, as with any log."""
 
 

@@ -40,10 +40,6 @@ class History:
         self._ours, self._theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_NONBLOCK)
         self._theirs.setblocking(True)
 
-    def close(self) -> None:
-        self._ours.close()
-        self._theirs.close()
-
     async def run(self) -> None:
         """Keep a historian until cancelled; then none is left."""
         async with trio.open_nursery() as nursery:

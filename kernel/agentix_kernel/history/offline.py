@@ -11,7 +11,7 @@ import sys
 from collections.abc import Mapping
 from typing import Any, cast
 
-from agentix_kernel.config import ConfigError, load
+from agentix_kernel.config import ConfigError, check_folders, load
 from agentix_kernel.history.index import Index
 from agentix_kernel.history.reply import answer, refuse
 from agentix_kernel.journal.disk import RealDisk
@@ -37,6 +37,7 @@ def _index(prefix: str | None) -> Index:
     """The journal, and the index as far as it was filled. Raises CallError."""
     try:
         config = load(prefix)
+        check_folders(config)  # who may write there may have put any index there
     except ConfigError as error:
         raise CallError(errno.EINVAL, str(error)) from None
     if not os.path.isdir(config.journal_dir):

@@ -1,8 +1,20 @@
-"""Random policies and requests from a seed: few words, so that rules meet often."""
+"""Random policies and requests from a seed: few words, so that rules meet often.
 
+In the environment, AGENTIX_POLICIES is how many policies a test tries, and AGENTIX_SEED the first one's seed, which
+counts on from there. CI takes other ones for each commit.
+"""
+
+import os
 import random
+from datetime import UTC, datetime
 
+from agentix_kernel.authority.policy import document
+from agentix_kernel.authority.policy.compiled import Compiled
+from agentix_kernel.authority.policy.reading import BadPolicy
 from agentix_syscalls.capabilities import RESOURCE_BY_NAME
+
+POLICIES = int(os.environ.get("AGENTIX_POLICIES", "200"))
+SEED = int(os.environ.get("AGENTIX_SEED", "0"))
 
 TOPS = ("state", "mem", "tools")
 WORDS = ("a", "b", "ab", "ba", "aab")
@@ -65,3 +77,59 @@ def request(rng: random.Random) -> tuple[str, str, str]:
     else:
         obj = rng.choice((*WORDS, "child"))
     return resource, action, obj
+
+
+def counted_policy(rng: random.Random, rules: int, begin_s: int) -> str:
+    """A policy whose rules under allow are counted, many of the same things; what expires does so in an hour."""
+    some: list[str] = []
+    for _ in range(1 + rng.randrange(rules)):
+        limits = ", ".join(_limit(rng, kind, begin_s) for kind in rng.sample(LIMITS, rng.randrange(3)))
+        kind = rng.choice((f"file: {path(rng)!r}, action: {rng.choice(('read', 'write', '[read, write]'))}",
+                           f"tool: '{rng.choice((*WORDS, 'a*', '*'))}'",
+                           f"signal: '{name(rng, SIGNALS)}', to: '{name(rng, WHOM)}'"))
+        some.append(f"{{{kind}{', ' if limits else ''}{limits}}}")
+    lines = ["version: 1", "name: random", "mode: enforce", "allow:", *(f"  - {one}" for one in dict.fromkeys(some))]
+    if rng.random() < 0.5:
+        lines += ["deny:", f"  - {{file: {path(rng)!r}, action: {rng.choice(('read', 'write'))}}}"]
+    return "\n".join(lines) + "\n"
+
+
+LIMITS = ("rate", "max", "expires")
+
+
+def _limit(rng: random.Random, kind: str, begin_s: int) -> str:
+    if kind == "rate":
+        return f"rate: {rng.randint(1, 5)}/{rng.choice(('s', 'min', 'h'))}"
+    if kind == "max":
+        return f"max: {rng.randint(1, 6)}"
+    moment = datetime.fromtimestamp(begin_s + rng.randint(1, 3600), UTC)
+    return f"expires: {moment:%Y-%m-%dT%H:%M:%SZ}"
+
+
+def operation(rng: random.Random) -> tuple[str, str, str]:
+    """What an agent may do with a call of its own: resource, action, object."""
+    resource = rng.choice(("file", "file", "tool", "signal"))
+    if resource == "file":
+        return resource, rng.choice(("read", "write")), path(rng, wild=0)
+    if resource == "tool":
+        return resource, "exec", rng.choice(WORDS)
+    return resource, "send", f"{rng.choice(WHOM)}/{rng.choice(SIGNALS)}"
+
+
+def pause_ns(rng: random.Random) -> int:
+    """From one operation to the next: mostly a moment, seldom long enough for buckets to fill."""
+    return rng.choice((0, 0, rng.randrange(10**8), rng.randrange(2 * 10**9), rng.randrange(400 * 10**9)))
+
+
+def load(text: str) -> tuple[str, Compiled]:
+    """A random policy may have rules that never apply, which are refused: those lines are taken out."""
+    while True:
+        try:
+            return text, Compiled(document.load(text.encode(), "random.yaml"))
+        except BadPolicy as error:
+            lines = text.splitlines()
+            for complaint in error.complaints:
+                assert "never applies" in complaint.message or "the same rule" in complaint.message, complaint
+                lines[complaint.mark.line - 1] = ""
+            text = "\n".join(line for line in lines if line) + "\n"
+            text = text.replace("allow:\ndeny:", "deny:").removesuffix("allow:\n").removesuffix("deny:\n")

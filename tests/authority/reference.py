@@ -4,6 +4,8 @@ It works on what PyYAML's own safe loader gives and on strings; it shares no cod
 strings are read as generate.py writes them, without escapes.
 """
 
+from datetime import UTC, datetime
+from fractions import Fraction
 from typing import Any
 
 import yaml
@@ -88,3 +90,67 @@ def decide(document: dict[str, Any], resource: str, action: str, obj: str) -> tu
         if applies(rule, resource, action, obj, deny=False):
             return True, at
     return resource not in HELD, None
+
+
+class Counted:
+    """The same with what is counted: `rate`, `max` and `expires` of the rules under allow, used up in their order.
+
+    Times are whole nanoseconds of one clock, which is both. A bucket is filled in exact fractions.
+    """
+
+    def __init__(self, document: dict[str, Any]) -> None:
+        self.document = document
+        self.used = dict.fromkeys(range(len(document.get("allow") or [])), 0)
+        self.filled: dict[int, tuple[Fraction, int]] = {}
+
+    def ask(self, resource: str, action: str, obj: str, now_ns: int) -> tuple[str, int | None]:
+        """What becomes of one operation, and which rule of the list it was counted against."""
+        for rule in self.document.get("deny") or []:
+            if applies(rule, resource, action, obj, deny=True):
+                return "EPERM", None
+        found = [(at, limits_of(rule)) for at, rule in enumerate(self.document.get("allow") or [])
+                 if applies(rule, resource, action, obj, deny=False) and not self._expired(rule, now_ns)]
+        if not found and resource in HELD:
+            return "EPERM", None
+        if not found or any(not limits for _, limits in found):
+            return "", None
+        answer = ""
+        for at, limits in found:
+            answer = self._over(at, limits, now_ns)
+            if not answer:
+                self._use(at, limits, now_ns)
+                return "", at
+        return answer, None
+
+    def _expired(self, rule: Any, now_ns: int) -> bool:
+        until = limits_of(rule).get("expires")
+        return until is not None and now_ns >= seconds_of(until) * 10**9
+
+    def _over(self, at: int, limits: dict[str, Any], now_ns: int) -> str:
+        if "max" in limits and self.used[at] >= int(limits["max"]):
+            return "EDQUOT"
+        return "EAGAIN" if "rate" in limits and self._tokens(at, limits["rate"], now_ns) < 1 else ""
+
+    def _tokens(self, at: int, rate: str, now_ns: int) -> Fraction:
+        count, _, unit = rate.partition("/")
+        tokens, seen_ns = self.filled.get(at, (Fraction(count), now_ns))
+        period_ns = {"s": 1, "min": 60, "h": 3600, "day": 86400}[unit] * 10**9
+        return min(Fraction(count), tokens + Fraction(int(count) * (now_ns - seen_ns), period_ns))
+
+    def _use(self, at: int, limits: dict[str, Any], now_ns: int) -> None:
+        self.used[at] += 1
+        if "rate" in limits:
+            self.filled[at] = self._tokens(at, limits["rate"], now_ns) - 1, now_ns
+
+
+def limits_of(rule: Any) -> dict[str, Any]:
+    """What a rule counts."""
+    if isinstance(rule, str):
+        rule = dict(part.split("=") for part in rule.split("?")[1].split("&"))
+    return {name: rule[name] for name in ("rate", "max", "expires") if name in rule}
+
+
+def seconds_of(moment: Any) -> int:
+    if isinstance(moment, str):
+        moment = datetime.strptime(moment, "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=UTC)
+    return int(moment.timestamp())

@@ -1,35 +1,19 @@
 """Decisions: the compiled policy beside a reference written apart from it, and beside Cedar where that can say it.
 
-AGENTIX_POLICIES in the environment: how many random policies to try (each with 40 requests); the seed counts on from 0.
+How many random policies are tried, each with 40 requests, and from which seed on: see generate.
 """
 
-import os
 import random
 
 import cedarpy
 import pytest
 from authority import generate, reference
+from authority.generate import POLICIES, SEED
 
 from agentix_kernel.authority.policy import compiled, document, inforce
 from agentix_kernel.authority.policy.compiled import Compiled
-from agentix_kernel.authority.policy.reading import BadPolicy
 
-POLICIES = int(os.environ.get("AGENTIX_POLICIES", "200"))
 REQUESTS = 40
-
-
-def _load(text: str) -> tuple[str, Compiled]:
-    """A random policy may have rules that never apply, which are refused: those lines are taken out."""
-    while True:
-        try:
-            return text, Compiled(document.load(text.encode(), "random.yaml"))
-        except BadPolicy as error:
-            lines = text.splitlines()
-            for complaint in error.complaints:
-                assert "never applies" in complaint.message or "the same rule" in complaint.message, complaint
-                lines[complaint.mark.line - 1] = ""
-            text = "\n".join(line for line in lines if line) + "\n"
-            text = text.replace("allow:\ndeny:", "deny:").removesuffix("allow:\n").removesuffix("deny:\n")
 
 
 def _position(text: str, line: int, *, allow: bool) -> int:
@@ -39,9 +23,9 @@ def _position(text: str, line: int, *, allow: bool) -> int:
 
 @pytest.mark.parametrize("block", range(5))
 def test_the_compiled_policy_says_what_the_reference_says(block) -> None:
-    for seed in range(block, POLICIES, 5):
+    for seed in range(SEED + block, SEED + POLICIES, 5):
         rng = random.Random(seed)
-        text, loaded = _load(generate.policy(rng, rng.choice((3, 12, 40))))
+        text, loaded = generate.load(generate.policy(rng, rng.choice((3, 12, 40))))
         policy = reference.read(text)
         for resource, action, obj in (generate.request(rng) for _ in range(REQUESTS)):
             expected = reference.decide(policy, resource, action, obj)
@@ -55,9 +39,9 @@ def test_the_compiled_policy_says_what_the_reference_says(block) -> None:
 def test_a_tree_is_allowed_only_when_all_in_it_is(block) -> None:
     """decide_tree says yes only where the reference says yes to everything that may come to be below."""
     told = 0
-    for seed in range(block, POLICIES // 2, 2):
-        rng = random.Random(-seed - 1)
-        text, loaded = _load(generate.policy(rng, 12))
+    for seed in range(SEED + block, SEED + POLICIES // 2, 2):
+        rng = random.Random(f"trees {seed}")
+        text, loaded = generate.load(generate.policy(rng, 12))
         policy = reference.read(text)
         for _ in range(REQUESTS // 2):
             top, action = generate.path(rng, wild=0), rng.choice(("read", "write"))
@@ -101,7 +85,7 @@ def test_cedar_says_the_same() -> None:
         lines += [
             line for effect, some in rules.items() for line in (f"{effect}:", *(f"  - {one}" for one in sorted(some)))
         ]
-        text, loaded = _load("\n".join(lines) + "\n")
+        text, loaded = generate.load("\n".join(lines) + "\n")
         cedar = _cedar(text)
         assert cedar is not None
         requests = [(rng.choice(("read", "write")), generate.path(rng, wild=0)) for _ in range(20)]

@@ -9,6 +9,8 @@ star; HOT different ones of those that were answered before.
 Round trips are a C client's, as an agent's, with a private kernel: CHECKPOLICY of a path, and GETPID, in turn, round
 after round. The ratio is the median of the rounds' ratios of their medians.
 
+Living agents get the same policy in one request: see narrowing.py.
+
 Cedar (cedarpy) decides the rules on folders, its policies parsed beforehand, between our rounds. Its answers are
 compared with ours before anything is measured.
 """
@@ -32,6 +34,7 @@ from harness.report import Goal, Report, number
 
 from agentix_kernel.authority.policy import document
 from agentix_kernel.authority.policy.compiled import Compiled
+from measures.narrowing import Narrowed, narrow
 
 FOLDERS: Final = 70
 STARS: Final = 10
@@ -42,6 +45,10 @@ CACHED_GOAL_US: Final = 0.2
 UNCACHED_GOAL_US: Final = 1.0
 ROUND_TRIP_GOAL: Final = 1.15
 WINDOW_MS: Final = 20
+NARROWED: Final = 500
+QUICK_NARROWED: Final = 100
+NARROWED_GOAL_S: Final = 1.0
+"""For NARROWED agents; a quick run takes its part of it."""
 
 Request = tuple[str, str, bytes]
 
@@ -136,6 +143,7 @@ def cedar() -> Callable[[str, str, bytes], bool] | None:
 
 def measure(quick: bool) -> Report:
     trips = round_trips(*((8, 200) if quick else (30, 300)))
+    narrowed = narrow(QUICK_NARROWED if quick else NARROWED, text())
     rounds = 20 if quick else 200
     loaded, peer = policy(), cedar()
     same = requests("same", HOT) * (RUN // HOT)
@@ -154,7 +162,9 @@ def measure(quick: bool) -> Report:
         if peer and turn % 10 == 0:
             known.setdefault("cedar", []).extend(timed(peer, files))
     clock = clock_ns()
-    return _report({key: [(one - clock) / 1000 for one in times] for key, times in known.items()}, trips)
+    report = _report({key: [(one - clock) / 1000 for one in times] for key, times in known.items()}, trips)
+    _report_narrowed(report, narrowed)
+    return report
 
 
 def _report(known: dict[str, list[float]], trips: dict[str, list[float]]) -> Report:
@@ -188,6 +198,16 @@ def _report_trips(report: Report, trips: dict[str, list[float]]) -> None:
         ["CHECKPOLICY", str(len(trips["check"])), number(median(trips["check"])), number(ratio)],
         ["GETPID", str(len(trips["noop"])), number(median(trips["noop"])), ""]]))
     report.goals.append(Goal("CHECKPOLICY: round trip, ratio to GETPID", ratio, "<=", ROUND_TRIP_GOAL))
+
+
+def _report_narrowed(report: Report, narrowed: Narrowed) -> None:
+    report.figures["narrowed_agents"] = narrowed.agents
+    report.figures["narrowing_s"] = narrowed.seconds
+    report.tables.append(("another policy for living agents, in one request", [
+        ["agents", "s", "ms an agent"],
+        [str(narrowed.agents), number(narrowed.seconds), number(narrowed.seconds / narrowed.agents * 1000)]]))
+    report.goals.append(Goal(f"narrowing {narrowed.agents} living agents: s", narrowed.seconds, "<=",
+                             NARROWED_GOAL_S * narrowed.agents / NARROWED))
 
 
 main = command(measure, __doc__)

@@ -18,7 +18,7 @@ from typing import Any, Final
 import trio
 from attrs import define, field
 
-from agentix_kernel import anchoring, cgroups, layers, reactor, rebirth, recordkeeping
+from agentix_kernel import aftermath, anchoring, cgroups, layers, reactor, rebirth, recordkeeping
 from agentix_kernel.config import Config, ConfigError
 from agentix_kernel.confine.sandboxes import LinuxSandboxes
 from agentix_kernel.control import server
@@ -29,7 +29,7 @@ from agentix_kernel.journal.disk import RealClock, RealDisk
 from agentix_kernel.journal.journal import Journal
 from agentix_kernel.kernel import Kernel
 from agentix_kernel.layers import table as layer_table
-from agentix_kernel.lifecycle import adopt, end_all, halt, sweep
+from agentix_kernel.lifecycle import end_all, halt, sweep
 from agentix_kernel.process import Process
 from agentix_kernel.registry import Registry, UidRange, claim_range
 from agentix_kernel.runtimes import inforce
@@ -198,6 +198,8 @@ def _count_boot(config: Config) -> int:
         boot = 1
     with open(f"{path}.new", "w", encoding="ascii") as file:
         file.write(str(boot))
+        file.flush()
+        os.fsync(file.fileno())  # a number that power loss emptied would stop every boot from here on
     os.replace(f"{path}.new", path)
     return boot
 
@@ -221,7 +223,8 @@ def build(machine: Machine, journal: Journal, boot: int) -> Kernel:
     kernel.record(records.BOOT, data=(boot, __version__, platform.platform(), list(machine.accepted)))
     for name, detail in machine.steps:
         kernel.record(records.STEP, data=(name, detail))
-    lost = adopt(kernel, registry.load())
+    journal.publish()  # this boot is in the record whatever ends it
+    lost = aftermath.adopt(kernel)
     found = len(kernel.table.by_id)
     _tell(machine, kernel, "agents", f"{found} of earlier boots, {lost} of them lost with their kernel")
     machine.wanted = rebirth.reopen(kernel)  # before the mount: a path may lead there, and would wait for ourselves

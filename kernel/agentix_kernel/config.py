@@ -83,6 +83,12 @@ def _texts(value: Any) -> tuple[str, ...]:
     return tuple(map(_text, value))
 
 
+def _switch(value: Any) -> bool:
+    if type(value) is not bool:
+        raise ValueError("wants true or false")
+    return value
+
+
 def _one_of(*words: str) -> Callable[[Any], str]:
     def check(value: Any) -> str:
         if value not in words:
@@ -145,6 +151,7 @@ KEYS: Final = (
     Key("anchor_command", (), _program, "program, with arguments, that gets each anchor as a line on its stdin"),
     Key("anchor_interval_s", 0.5, _number(0.01, 86400), "how often the head is anchored while something is recorded"),
     Key("cgroup", "auto", _one_of("auto", "v2", "hybrid", "v1"), "hierarchy of cgroups to use"),
+    Key("fault_injection", False, _switch, "for tests alone: AGENTIX_FAULT=POINT:N ends agentd at a fault point"),
 )
 
 BY_NAME: Final = {key.name: key for key in KEYS}

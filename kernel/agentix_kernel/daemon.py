@@ -52,15 +52,18 @@ def main(prefix: str | None, config_path: str | None, *, daemon: bool, unlisted:
         _refuse("python -O is not for agentd: its assertions guard hand-over points in production")
     if os.geteuid() != 0:
         _refuse("needs root, to make namespaces, cgroups and uids: run it with sudo")
+    from agentix_kernel import faults
     from agentix_kernel.boot import Machine
     from agentix_kernel.config import ConfigError, check_folders, load
-    from agentix_kernel.service.log import open_log
+    from agentix_kernel.service.log import WARNING, open_log
     from agentix_kernel.service.notify import Manager
 
     try:
         config = load(prefix, config_path)
         check_folders(config)
         say = open_log()
+        if armed := faults.arm(config, os.environ):
+            say(f"faults: {armed}", priority=WARNING)
         machine = Machine(config, say, Manager.from_environment(say), listed=not unlisted)
         if daemon:
             _to_background(machine)

@@ -168,7 +168,7 @@ def family_of(policy: InForce) -> int:
 async def _launch(kernel: Kernel, process: Process) -> None:
     runtime = await current(kernel, process.command.runtime)
     if process.log is None:  # its first life: later ones keep its output and its tree
-        _furnish(kernel, process)
+        furnish(kernel, process)
     given = kernel.doors.open(process) if kernel.doors else Given()
     try:
         process.sandbox = await kernel.world.sandboxes.launch(
@@ -178,7 +178,7 @@ async def _launch(kernel: Kernel, process: Process) -> None:
             kernel.doors.given(process)
 
 
-def _furnish(kernel: Kernel, process: Process, *, ended: bool = False) -> None:
+def furnish(kernel: Kernel, process: Process, *, ended: bool = False) -> None:
     process.log = AgentLog(kernel.registry.folder(process.id), kernel.config.log_bytes, ended=ended)
     kernel.tree.add(process.id, process.uid, process.name, proc=procfiles.proc(kernel, process),
                     policy=procfiles.policy(kernel, process))
@@ -371,6 +371,7 @@ async def finish(kernel: Kernel, process: Process, end: End) -> None:
     seq = kernel.record(
         records.EXIT, process, rule=end.rule, data=(end.code, end.signal, end.why.value, end.detail,
                                                     [process.usage.cpu_us, process.usage.memory_peak_bytes]))
+    kernel.flush()  # before the registry knows of it: what is there alone was never recorded (aftermath)
     if delay_s is None:
         _retire(kernel, process)
     else:
@@ -549,25 +550,3 @@ async def end_all(kernel: Kernel) -> None:
     with trio.move_on_after(30):
         for process in living:
             await process.gone.wait()
-
-
-def adopt(kernel: Kernel, found: list[Process]) -> int:
-    """Agents of earlier boots: shown again, their files served; what ran then is marked as lost. Returns how many."""
-    lost = 0
-    for process in found:
-        if process.state is not State.DEAD:
-            detail = f"its kernel died while it was {process.state.value}"
-            if process.alive:
-                lost += 1
-                kernel.record(records.LOST, process, data=(process.name, process.state.value))
-                process.end = End(Why.LOST, signal="SIGKILL", detail=detail)
-                process.ended_wall_ns = kernel.world.clock.wall_ns()
-            process.state, process.parent = State.DEAD, 0
-            kernel.registry.save(process)
-        process.held = True
-        process.doom = process.end
-        process.over.set()
-        process.gone.set()
-        kernel.table.add(process)
-        _furnish(kernel, process, ended=True)
-    return lost

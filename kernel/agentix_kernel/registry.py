@@ -39,6 +39,8 @@ class Registry:
     uid_first: int
     uid_count: int = UID_SPAN
     last_id: int = 0
+    unborn: list[int] = field(factory=list[int])
+    """Ids whose kernel died before it saved anything of their agents, as `load` found them."""
     _uids: set[int] = field(factory=set[int])
     _next_uid: int = 0
     _last_fd: int = -1
@@ -151,13 +153,18 @@ class Registry:
                 with open(path, encoding="utf-8") as file:
                     found.append(_process(json.load(file)))
             except FileNotFoundError:
-                shutil.rmtree(f"{self.root}/{entry}")  # made, and its kernel died before anything ran
+                self.unborn.append(int(entry))
             except (ValueError, KeyError, TypeError, CallError) as error:
                 raise ConfigError(f"{path}: not an agent's record: {error}; move its folder away to boot without "
                                   "it") from None
         self._uids.update(process.uid for process in found)
-        self.last_id = max([_read_number(f"{self.root}/last-id"), *(process.id for process in found)], default=0)
+        self.last_id = max(_read_number(f"{self.root}/last-id"), *(process.id for process in found), *self.unborn, 0)
         return found
+
+    def drop_unborn(self) -> None:
+        for agent in self.unborn:
+            shutil.rmtree(f"{self.root}/{agent}")
+        self.unborn.clear()
 
     def forget(self, process: Process) -> None:
         self.free_uid(process.uid)

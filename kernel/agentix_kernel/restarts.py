@@ -45,6 +45,11 @@ def delay(config: Config, process: Process, end: End, now_ns: int) -> float | No
     return delay_s
 
 
+def outlasts(lives: Lives, end: End) -> bool:
+    """Whether the next boot runs an agent again that ended so just before its kernel did."""
+    return lives.wanted and (end.why is Why.SHUTDOWN or (end.why not in FINAL and _names(lives, end)))
+
+
 def wants(policy: Restart) -> bool:
     return policy.policy != "never"
 

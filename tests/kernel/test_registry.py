@@ -85,7 +85,11 @@ def test_a_half_made_agent_is_swept(root):
     registry = Registry(root, 5000)
     registry.save(agent(registry))
     registry.next_id()
-    assert len(Registry(root, 5000).load()) == 1
+    again = Registry(root, 5000)
+    assert len(again.load()) == 1
+    assert again.unborn == [2]
+    again.drop_unborn()
+    assert again.unborn == []
     assert sorted(os.listdir(root)) == ["1", "last-id"]
 
 

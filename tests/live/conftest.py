@@ -34,15 +34,19 @@ class LiveKernel:
     options: tuple[str, ...] = ("--unlisted",)
 
     def start(self) -> None:
+        assert self.boot(), self.log()
+
+    def boot(self, **environment: str) -> bool:
+        """Run agentd, with more in its environment; whether it came to be ready."""
         if self.config:
             with open(f"{self.prefix}/agentd.toml", "w") as file:
                 file.write(self.config)
         with open(f"{self.prefix}/agentd.log", "ab") as log:
             self.begun = log.tell()
             command = [*self.wrapper, f"{BIN}/agentd", "--prefix", self.prefix, *self.options]
-            self.process = subprocess.Popen(command, stderr=log)
+            self.process = subprocess.Popen(command, stderr=log, env=os.environ | environment)
         self.until(lambda: "ready:" in self.log(self.begun) or self.process.poll() is not None, READY_S)
-        assert self.process.poll() is None, self.log()
+        return self.process.poll() is None
 
     def log(self, begin: int = 0) -> str:
         """What agentd said; from `begun` on: since the last start."""
@@ -173,9 +177,10 @@ def keep(live: LiveKernel):
 def running():
     """A context manager that runs a kernel, for fixtures of wider scope than make_kernel's; gives LiveKernel."""
     @contextlib.contextmanager
-    def run(config: str = ""):
+    def run(config: str = "", *, start: bool = True):
         with keep(LiveKernel(tempfile.mkdtemp(prefix="agentix-test-"), config=CONFIG + config)) as live:
-            live.start()
+            if start:
+                live.start()
             yield live
             assert "FAULT" not in live.log(), live.log()
     return run

@@ -75,8 +75,10 @@ async def rm(client: "Client", target: Any) -> int:
                         else "its parent has not waited for it yet")
     if process.log is not None:
         process.log.close()
+    seq = kernel.record(records.REMOVE, process, data=(process.name,))
+    kernel.flush()  # before it is done: whatever ends us, nothing is gone without a record
     lifecycle.forget(kernel, process)
-    await kernel.settle(kernel.record(records.REMOVE, process, data=(process.name,)))
+    await kernel.settle(seq)
     await lifecycle.sweep(kernel)
     if left := [path for path in kernel.tree.aside() if path.endswith(f"/{process.id}")]:
         raise CallError(errno.EIO, f"agent {process.id}: not all of its files are erased", remedy=f"look at {left[0]}")

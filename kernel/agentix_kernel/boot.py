@@ -18,7 +18,18 @@ from typing import Any, Final
 import trio
 from attrs import define, field
 
-from agentix_kernel import aftermath, anchoring, cgroups, layers, reactor, rebirth, recordkeeping
+from agentix_kernel import (
+    aftermath,
+    anchoring,
+    cgroups,
+    epitaph,
+    layers,
+    reactor,
+    rebirth,
+    recordkeeping,
+    stacks,
+    stall,
+)
 from agentix_kernel.config import Config, ConfigError
 from agentix_kernel.confine.sandboxes import LinuxSandboxes
 from agentix_kernel.control import server
@@ -36,7 +47,7 @@ from agentix_kernel.runtimes import inforce
 from agentix_kernel.runtimes.files import Settings, load
 from agentix_kernel.service import listing, lives, notify
 from agentix_kernel.service.log import ERR, Say
-from agentix_kernel.world import Bind, Runtime, World
+from agentix_kernel.world import Bind, LaunchError, Runtime, World
 from agentix_syscalls import __version__, records
 from agentix_syscalls.errors import CallError
 from agentix_vfs.fuse.server import FuseServer
@@ -219,6 +230,7 @@ def build(machine: Machine, journal: Journal, boot: int) -> Kernel:
     kernel.layers, kernel.settings = machine.layers, machine.settings
     kernel.on_fault = lambda text: machine.say(f"FAULT: {text}", priority=ERR, boot=boot)
     kernel.on_refusing = partial(halt, kernel) if config.disk_full == "stop" else None
+    kernel.on_panic = partial(epitaph.panic, kernel, machine.say)
     kernel.on_record = lives.teller(machine.say, boot)
     kernel.record(records.BOOT, data=(boot, __version__, platform.platform(), list(machine.accepted)))
     for name, detail in machine.steps:
@@ -249,18 +261,12 @@ async def _run(machine: Machine, ready: Callable[[Kernel], None]) -> None:
     anchors = kernel.anchoring = anchoring.Anchoring.of(
         kernel, witnesses(config.anchors_path, config.anchor_syslog, config.anchor_command))
     try:
-        async with trio.open_nursery() as nursery:
-            async with _served(machine, kernel, nursery), trio.open_nursery() as running:
-                await running.start(kernel.run, partial(_end, machine))
-                _restart(machine, kernel)
-                running.start_soon(sweep, kernel)
-                nursery.start_soon(anchors.run)
-                nursery.start_soon(recordkeeping.keep, kernel)
-                ready(kernel)
-                machine.step("ready", " ".join(["agentctl", *prefix_words(machine.config), "ps"]))
-                machine.manager.tell(READY=1, STATUS=notify.status(kernel))
-                nursery.start_soon(notify.attend, machine.manager, kernel)
-            nursery.cancel_scope.cancel()
+        await _live(machine, kernel, anchors, ready)
+    except Exception as error:
+        if _doubtful(error):
+            epitaph.panic(kernel, machine.say, "run", error)
+        kernel.stop_why = kernel.stop_why or epitaph.describe(error)
+        raise
     finally:
         kernel.record(records.SHUTDOWN, data=(kernel.stop_why,))
         kernel.flush()
@@ -270,6 +276,31 @@ async def _run(machine: Machine, ready: Callable[[Kernel], None]) -> None:
         with trio.move_on_after(anchoring.LAST_S, shield=True):
             await anchors.last()
         machine.say(f"down: {kernel.stop_why}", step="down", boot=boot)
+
+
+def _doubtful(error: BaseException) -> bool:
+    """Whether it ended the run without being a refusal to start, which is told in a line."""
+    refusals = (BootError, ConfigError, CallError, LaunchError, OSError)
+    return not all(isinstance(leaf, refusals) for leaf in epitaph.leaves(error))
+
+
+async def _live(machine: Machine, kernel: Kernel, anchors: anchoring.Anchoring,
+                ready: Callable[[Kernel], None]) -> None:
+    detector = stall.Detector(kernel, machine.say, machine.config.stall_s, f"{machine.config.state_dir}/{stall.FILE}")
+    async with trio.open_nursery() as nursery:
+        if detector.stall_s:
+            nursery.start_soon(detector.run)
+        async with _served(machine, kernel, nursery), trio.open_nursery() as running:
+            await running.start(kernel.run, partial(_end, machine))
+            _restart(machine, kernel)
+            running.start_soon(sweep, kernel)
+            nursery.start_soon(anchors.run)
+            nursery.start_soon(recordkeeping.keep, kernel)
+            ready(kernel)
+            machine.step("ready", " ".join(["agentctl", *prefix_words(machine.config), "ps"]))
+            machine.manager.tell(READY=1, STATUS=notify.status(kernel))
+            nursery.start_soon(notify.attend, machine.manager, kernel)
+        nursery.cancel_scope.cancel()
 
 
 async def _end(machine: Machine, kernel: Kernel) -> None:
@@ -370,10 +401,13 @@ def _tell_history(machine: Machine, kernel: Kernel, detail: str) -> None:
 
 
 async def _signals(machine: Machine, kernel: Kernel) -> None:
-    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as received:
+    wanted = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
+    with trio.open_signal_receiver(*wanted) as received:
         async for number in received:
             if number == signal.SIGHUP:
                 kernel.start(_reload, machine, kernel)
+            elif number == signal.SIGQUIT:  # as Go's and Java's runtimes do
+                machine.say(f"stacks:\n{stacks.dump(trio.lowlevel.current_root_task())}", boot=kernel.boot)
             else:
                 kernel.stop(f"Linux signal {signal.Signals(number).name}")
 

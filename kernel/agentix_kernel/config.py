@@ -151,6 +151,8 @@ KEYS: Final = (
     Key("anchor_command", (), _program, "program, with arguments, that gets each anchor as a line on its stdin"),
     Key("anchor_interval_s", 0.5, _number(0.01, 86400), "how often the head is anchored while something is recorded"),
     Key("cgroup", "auto", _one_of("auto", "v2", "hybrid", "v1"), "hierarchy of cgroups to use"),
+    Key("stall_s", 10.0, _number(0, 3600), "how long the kernel's loop may stand still before all that it does is "
+        "written down; 0: not looked at"),
     Key("fault_injection", False, _switch, "for tests alone: AGENTIX_FAULT=POINT:N ends agentd at a fault point"),
 )
 

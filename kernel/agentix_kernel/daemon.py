@@ -73,7 +73,7 @@ def main(prefix: str | None, config_path: str | None, *, daemon: bool, unlisted:
 
 
 def _run(machine: "Machine", ready_fd: int = -1) -> None:
-    from agentix_kernel import boot
+    from agentix_kernel import boot, epitaph
     from agentix_kernel.config import ConfigError
     from agentix_syscalls.errors import CallError
 
@@ -90,14 +90,7 @@ def _run(machine: "Machine", ready_fd: int = -1) -> None:
     except (boot.BootError, ConfigError, OSError, CallError) as error:
         _refuse(str(error))
     except BaseExceptionGroup as group:
-        _refuse("\n".join(_leaves(group)))
-
-
-def _leaves(group: BaseExceptionGroup[BaseException]) -> list[str]:
-    found: list[str] = []
-    for error in group.exceptions:
-        found += _leaves(error) if isinstance(error, BaseExceptionGroup) else [f"{type(error).__name__}: {error}"]  # pyright: ignore[reportUnknownArgumentType]
-    return found
+        _refuse("\n".join(map(epitaph.describe, epitaph.leaves(group))))
 
 
 def _to_background(machine: "Machine") -> None:

@@ -1,4 +1,4 @@
-"""Fault points: where a test ends this daemon for good, to see what the next boot makes of it.
+"""Fault points: where a test ends this daemon for good, or has it fail, to see what becomes of that.
 
 A row names a function at a boundary (a write, sync, rename, mount, clone or cgroup call) and the side of it on which
 the daemon dies. Nothing stands in the way of the usual kernel: a point is put around its function when it is armed,
@@ -6,10 +6,12 @@ by AGENTIX_FAULT=POINT:N (the Nth hit kills) and a configuration with `fault_inj
 that a table lists them all, so that a test can walk it: SQLite's crash tests.
 """
 
+import functools
 import importlib
 import itertools
 import os
 import signal
+import time
 import types
 from collections.abc import Callable, MutableMapping
 from typing import Any, Final
@@ -20,11 +22,15 @@ from agentix_kernel.config import Config, ConfigError
 
 VARIABLE: Final = "AGENTIX_FAULT"
 BEFORE, HALF, AFTER = "before", "half", "after"
+FAIL, STALL = "fail", "stall"
+STALL_S: Final = 3.0
 
 
 @frozen
 class Point:
-    """One row: at the `side` of what `path` leads to in `module` the process ends; HALF is of a write's data."""
+    """One row: at the `side` of what `path` leads to in `module` the process ends; HALF is of a write's data. At a FAIL
+    an assertion does not hold instead, at a STALL the function takes STALL_S longer.
+    """
 
     name: str
     module: str
@@ -80,6 +86,10 @@ POINTS: Final = (
     *_both("cgroup.make", "cgroups.hierarchies", "Hierarchies._create", "an agent's cgroups are made"),
     *_both("cgroup.write", "cgroups.kernfs", "os.write", "a write to a cgroup's file"),
     *_both("cgroup.remove", "cgroups.kernfs", "os.rmdir", "a cgroup is removed"),
+    Point("task.fails", "lifecycle", "_stop", FAIL, "in a task of the kernel's own"),
+    Point("run.fails", "service.notify", "attend", FAIL, "in what the kernel's run consists of"),
+    Point("request.fails", "about", "inspect", FAIL, "in an operator's request"),
+    Point("loop.stalls", "reactor", "Reactor.tick", STALL, "in a tick of the loop"),
 )
 
 BY_NAME: Final = {point.name: point for point in POINTS}
@@ -100,7 +110,7 @@ def arm(config: Config, environment: MutableMapping[str, str]) -> str:
     if point is None or not count.isdecimal() or int(count) < 1:
         raise ConfigError(f"{VARIABLE}={word}: wants POINT:N, of {', '.join(BY_NAME)}")
     _surround(point, int(count))
-    return f"{point.name}, hit {count}: ends {point.doc}"
+    return f"{point.name}, hit {count}: {point.doc}"
 
 
 def _surround(point: Point, count: int) -> None:
@@ -120,9 +130,15 @@ def _surround(point: Point, count: int) -> None:
 
 
 def _deadly(function: Callable[..., Any], side: str, hits: "itertools.count[int]", count: int) -> Callable[..., Any]:
+    @functools.wraps(function)
     def deadly(*args: Any, **more: Any) -> Any:
         if next(hits) != count:
             return function(*args, **more)
+        if side == STALL:
+            time.sleep(STALL_S)
+            return function(*args, **more)
+        if side == FAIL:
+            raise AssertionError("a fault that was asked for")
         if side == HALF:
             function(*(arg[:len(arg) // 2] if isinstance(arg, bytes) else arg for arg in args), **more)
         elif side == AFTER:

@@ -89,6 +89,8 @@ class Kernel:
     shutting: bool = False
     on_fault: Callable[[str], None] | None = None
     """Told every fault of the kernel's own, for the operator's log."""
+    on_panic: Callable[[str, BaseException], None] | None = None
+    """Ends the process, and leaves an epitaph; a simulation has none, and goes on."""
     on_record: Callable[[int, Process, int, int, tuple[Any, ...]], None] | None = None
     """Told every record of an agent, likewise: kind, agent, phase, verdict, data."""
     nursery: trio.Nursery = field(init=False)
@@ -241,11 +243,15 @@ class Kernel:
             self._stop.set()
 
     def start(self, what: Callable[..., Awaitable[None]], *args: Any) -> None:
-        """Run a task of the kernel's. An error in it is the kernel's fault, recorded; it never ends the kernel."""
+        """Run a task of the kernel's. An error in it is the kernel's fault, recorded, and the kernel goes on; but an
+        assertion that does not hold says that its state is not what it takes it for, which is a panic (`epitaph`).
+        """
         async def guarded() -> None:
             try:
                 await what(*args)
             except Exception as error:
+                if isinstance(error, AssertionError) and self.on_panic is not None:
+                    self.on_panic(getattr(what, "__qualname__", repr(what)), error)
                 self.fault(getattr(what, "__qualname__", repr(what)), error)
                 self.flush()
         self.nursery.start_soon(guarded, name=getattr(what, "__qualname__", None))

@@ -54,6 +54,8 @@ KINDS: Final = (
     Kind(26, "reload", True, ("runtimes", "profiles", "detail"), "runtimes and profiles were put in force, or refused"),
     Kind(27, "budget", True, ("budget", "limit", "message"), "a budget of an agent's policy is exhausted"),
     Kind(28, "key", True, ("key", "before", "by"), "the journal goes on with another key"),
+    Kind(29, "stall", True, ("seconds", "stacks"), "the kernel's loop did not turn for so long"),
+    Kind(30, "panic", True, ("where", "what", "epitaph"), "the kernel ended itself: its state could not be relied on"),
     Kind(32, "redo", False, ("body",), "a change of the tree", flight=False),
     Kind(33, "ahead", True, ("body",), "a durable operation of a ring", flight=False),
 )
@@ -62,8 +64,8 @@ BY_NUMBER: Final = {k.number: k for k in KINDS}
 BY_NAME: Final = {k.name: k for k in KINDS}
 
 (BOOT, STEP, SHUTDOWN, SPAWN, EXIT, CALL, SIGNAL, STATE, DENIAL, FAULT, LIMIT, TOOL, FILE, LOST, ERROR, ANCHOR,
- GRANT, REVOKE, POLICY, DROPPED, REMOVE, RENAME, UPDATE, RESTART, EXEC, RELOAD, BUDGET, KEY, REDO,
- AHEAD) = (k.number for k in KINDS)
+ GRANT, REVOKE, POLICY, DROPPED, REMOVE, RENAME, UPDATE, RESTART, EXEC, RELOAD, BUDGET, KEY, STALL, PANIC,
+ REDO, AHEAD) = (k.number for k in KINDS)
 
 PHASES: Final = ("event", "intent", "outcome")
 EVENT, INTENT, OUTCOME = range(3)

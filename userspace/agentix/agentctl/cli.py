@@ -83,6 +83,7 @@ VERBS: Final = {
     "kernel-log": Entry("boots", "show what the kernel itself did and what failed"),
     "info": Entry("kernel", "show the kernel's version, place and load"),
     "shutdown": Entry("kernel", "shut the kernel down in order"),
+    "postmortem": Entry("postmortem", "show what made a kernel panic, from the epitaph it left"),
     "runtimes": Entry("runtimes", "list runtimes: which interpreters agents run in"),
     "profiles": Entry("runtimes", "list profiles: named limits and settings"),
     "reload": Entry("runtimes", "read runtimes and profiles again"),

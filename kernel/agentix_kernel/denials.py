@@ -51,8 +51,11 @@ def unrecorded(kernel: Kernel) -> CallError:
                      remedy="the operator must make room on the disk of the journal")
 
 
-def by_seccomp(kernel: Kernel, process: Process, call: DeniedCall, who: str) -> None:
-    """A process of the agent, or of a tool that works for it (`who` says which), made a Linux call that is refused."""
+def by_seccomp(kernel: Kernel, process: Process, call: DeniedCall, who: str) -> bool:
+    """A process of the agent, or of a tool that works for it (`who` says which), made a Linux call that is refused.
+
+    Returns whether the agent is ending: then the call is never answered, and its caller runs no further.
+    """
     said = Verdict(allowed=False, rule=f"seccomp {call.name}", message=f"the Linux call {call.name} is refused")
     if call.fatal:
         _note(kernel, process, records.DENIED, SECCOMP, call.name, who, said)
@@ -61,6 +64,7 @@ def by_seccomp(kernel: Kernel, process: Process, call: DeniedCall, who: str) -> 
     else:
         refuse(kernel, process, SECCOMP, call.name, who, said)
     kernel.flush()
+    return process.doom is not None
 
 
 def _note(kernel: Kernel, process: Process, verdict: int, enforcer: str, call: str, about: str, said: Verdict) -> None:

@@ -274,8 +274,8 @@ async def _sweep(kernel: Kernel, done: trio.Event) -> None:
 
 
 def _watch(kernel: Kernel, process: Process) -> Watch:
-    def denied(call: DeniedCall) -> None:
-        denials.by_seccomp(kernel, process, call, f"pid {call.pid}")
+    def denied(call: DeniedCall) -> bool:
+        return denials.by_seccomp(kernel, process, call, f"pid {call.pid}")
 
     def out_of_memory() -> None:
         if process.doom is None:

@@ -130,8 +130,8 @@ async def _confined(kernel: Kernel, caller: Process, uid: int, argv: tuple[str, 
 
 
 async def _launch(kernel: Kernel, caller: Process, what: Confined) -> Sandbox:
-    def denied(call: DeniedCall) -> None:
-        denials.by_seccomp(kernel, caller, call, f"pid {call.pid} of a tool")  # it does what its caller says
+    def denied(call: DeniedCall) -> bool:
+        return denials.by_seccomp(kernel, caller, call, f"pid {call.pid} of a tool")  # it does what its caller says
 
     try:
         return await kernel.world.sandboxes.launch(what, Watch(denied, lambda: None))

@@ -281,7 +281,8 @@ class Sandbox(Protocol):
 class Watch:
     """What a sandbox tells while it lives; called in the kernel's task, never concurrently."""
 
-    denied: Callable[[DeniedCall], None]
+    denied: Callable[[DeniedCall], bool]
+    """True when it was the end: its caller is not answered any more."""
     out_of_memory: Callable[[], None]
 
 

@@ -1,6 +1,7 @@
 """The kernel's side of seccomp user notification: each refused call is told and answered EPERM.
 
-A call that no honest agent makes is told and never answered: its caller waits in it until the kill, and runs no more.
+A call that ends its agent (no honest one makes it, or the policy is strict) is never answered: its caller waits in it
+until the kill, and runs no more.
 
 Never SECCOMP_USER_NOTIF_FLAG_CONTINUE: an agent can change what a pointer leads to after we looked. Layouts:
 linux/seccomp.h.
@@ -20,8 +21,8 @@ _NOTIFICATION: Final = struct.Struct("=QIIiIQ6Q")
 _RESPONSE: Final = struct.Struct("=QqiI")
 
 
-def answer_one(fd: int, notified: Mapping[int, tuple[str, bool]]) -> DeniedCall | None:
-    """Take the call that waits, answer EPERM unless it is fatal. None when its caller is gone already."""
+def receive(fd: int, notified: Mapping[int, tuple[str, bool]]) -> tuple[int, DeniedCall] | None:
+    """Take the call that waits, with the number by which it is answered. None when its caller is gone already."""
     notification = bytearray(_NOTIFICATION.size)  # all zero, or Linux answers EINVAL
     try:
         fcntl.ioctl(fd, _RECEIVE, notification)
@@ -31,12 +32,11 @@ def answer_one(fd: int, notified: Mapping[int, tuple[str, bool]]) -> DeniedCall 
         raise
     identity, pid, _, number, *_ = _NOTIFICATION.unpack(notification)
     name, fatal = notified.get(number, (f"call {number}", False))
-    if not fatal:
-        _refuse(fd, identity)
-    return DeniedCall(name, pid, fatal)
+    return identity, DeniedCall(name, pid, fatal)
 
 
-def _refuse(fd: int, identity: int) -> None:
+def refuse(fd: int, identity: int) -> None:
+    """EPERM."""
     try:
         fcntl.ioctl(fd, _SEND, _RESPONSE.pack(identity, 0, -errno.EPERM, 0))
     except OSError as error:

@@ -160,14 +160,21 @@ class LinuxSandbox:
         for _ in range(_DENIALS_A_TICK):
             if not events & select.EPOLLIN:
                 break
-            denied = listener.answer_one(self._listener, self._notified)
-            if denied is not None and self._watch is not None:
-                self._watch.denied(denied)
+            self._answer(self._listener)
             if self._listener < 0:  # the watcher closed us
                 return
             events = _poll_now(self._listener)
         if events & select.EPOLLHUP:  # nobody is left who could call
             self._attendant.drop(self._listener)
+
+    def _answer(self, fd: int) -> None:
+        found = listener.receive(fd, self._notified)
+        if found is None:
+            return
+        identity, call = found
+        ended = self._watch is not None and self._watch.denied(call)
+        if not (ended or call.fatal) and self._listener >= 0:
+            listener.refuse(fd, identity)
 
     def _on_memory(self, _events: int) -> None:
         kills = self.group.usage().oom_kills  # reading makes the descriptor quiet

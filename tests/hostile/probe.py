@@ -103,52 +103,51 @@ def nameless():
         os.close(fd)
 
 
-def raced(act, rounds=150):
-    """While another process turns a link from an allowed file to the secret and back, act on the link."""
-    harmless, link, spare = ME + "state/harmless", ME + "state/turning", ME + "state/turning-spare"
-    write(harmless, data=b"harmless")
-    os.symlink("harmless", link)
+def while_turned(turn, act, rounds=150):
+    """All that comes of acting while another process does its turn over and over."""
     turner = os.fork()
     if turner == 0:
         while True:
-            for target in ("held/secret", "harmless"):
-                os.symlink(target, spare)
-                os.rename(spare, link)
-    found = set()
+            turn()
     try:
-        for _ in range(rounds):
-            found.add(answer(lambda: act(link)))
+        return {answer(act) for _ in range(rounds)}
     finally:
         os.kill(turner, signal.SIGKILL)
         os.waitpid(turner, 0)
-    with contextlib.suppress(FileNotFoundError):
-        os.unlink(spare)
-    os.unlink(link)
+
+
+def raced(act):
+    """While another process turns a link from an allowed file to the secret and back, act on the link."""
+    link, spare = ME + "state/turning", ME + "state/turning-spare"
+    write(ME + "state/harmless", data=b"harmless")
+    os.symlink("harmless", link)
+
+    def turn():
+        for target in ("held/secret", "harmless"):
+            os.symlink(target, spare)
+            os.rename(spare, link)
+    found = while_turned(turn, lambda: act(link))
+    for path in (spare, link):
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(path)
     os.symlink("held/secret", link)
     found.add(answer(lambda: act(link)))  # at least once it is the secret
     os.unlink(link)
     return " ".join(sorted(found - {"ENOENT", "ELOOP"}))
 
 
-def raced_folder(act, rounds=150):
+def raced_folder(act):
     """Likewise with a folder on the way: its place is taken by a link to the held one, and back."""
     folder, aside = ME + "state/way", ME + "state/way-aside"
     os.mkdir(folder)
     write(folder + "/secret", data=b"harmless")
-    turner = os.fork()
-    if turner == 0:
-        while True:
-            os.rename(folder, aside)
-            os.symlink("held", folder)
-            os.unlink(folder)
-            os.rename(aside, folder)
-    found = set()
-    try:
-        for _ in range(rounds):
-            found.add(answer(lambda: act(folder + "/secret")))
-    finally:
-        os.kill(turner, signal.SIGKILL)
-        os.waitpid(turner, 0)
+
+    def turn():
+        os.rename(folder, aside)
+        os.symlink("held", folder)
+        os.unlink(folder)
+        os.rename(aside, folder)
+    found = while_turned(turn, lambda: act(folder + "/secret"))
     for path in (folder, aside):
         with contextlib.suppress(OSError):
             os.unlink(path)
@@ -210,18 +209,6 @@ def filled(path, piece=1 << 20):
     finally:
         os.close(fd)
         os.unlink(path)
-
-
-def crowded(folder):
-    """Make names until it is refused."""
-    made = []
-    try:
-        for number in itertools.count():
-            os.mkdir(f"{folder}/{number}")
-            made.append(number)
-    finally:
-        for number in made:
-            os.rmdir(f"{folder}/{number}")
 
 
 def copied(source, goal):
@@ -543,65 +530,6 @@ def try_descriptor(fd):
         answer(lambda: os.rename("harmless", "taken", src_dir_fd=fd, dst_dir_fd=fd)),
         answer(lambda: os.unlink("harmless", dir_fd=fd)),
         answer(lambda: os.listdir(os.open("../..", RO, dir_fd=fd)))])
-
-
-# --- what was begun under another policy ---------------------------------------------------------------------------
-
-HOLD = {}
-
-
-def hold():
-    """Get hold of what is allowed still, in every way there is; then wait until it is not."""
-    os.chmod("/agent/self/state/held", 0o755)
-    HOLD.update(
-        fd=os.open(HELD, RW), append=os.open(HELD, WO | os.O_APPEND), place=os.open(HELD, os.O_PATH),
-        folder=os.open(ME + "state/held", RO | os.O_DIRECTORY), alias=None, names=os.scandir(ME + "state/held"),
-        handle=libc.open("state/held/secret", RW), connection=own_connection())
-    HOLD["copy"] = os.dup(HOLD["fd"])
-    HOLD["pages"] = mmap.mmap(HOLD["fd"], 4096, mmap.MAP_SHARED, mmap.PROT_READ | mmap.PROT_WRITE)
-    HOLD["private"] = mmap.mmap(HOLD["fd"], 4096, mmap.MAP_PRIVATE, mmap.PROT_READ)
-    HOLD["seen"] = HOLD["pages"][0] + HOLD["private"][0]
-    HOLD["far"] = mmap.mmap(os.open(ME + "state/held/large", RW), 1 << 20, mmap.MAP_SHARED)
-    write(ME + "state/held/unnamed", data=b"unnamed")
-    HOLD["unnamed"] = os.open(ME + "state/held/unnamed", RW)
-    os.unlink(ME + "state/held/unnamed")
-    os.chdir(ME + "state/held")
-    HOLD["messages"] = socket.socketpair()
-    socket.send_fds(HOLD["messages"][0], [b"x"], [HOLD["fd"]])
-    HOLD["child"] = socket.socketpair()
-    if os.fork() == 0:
-        HOLD["child"][1].recv(1)
-        HOLD["child"][1].sendall(answer(lambda: os.pread(HOLD["fd"], 100, 0)).encode())
-        os._exit(0)
-    HOLD["connection"].sendall(frame(27, b"\x92\x02\xc0"))
-    print("held", flush=True)
-    os.read(0, 1)
-
-
-def by_child():
-    HOLD["child"][0].sendall(b"x")
-    return HOLD["child"][0].recv(1000).decode()
-
-
-def by_message():
-    _, (fd,), _, _ = socket.recv_fds(HOLD["messages"][1], 1, 1)
-    return os.pread(fd, 100, 0)
-
-
-def spliced():
-    reader, writer = os.pipe()
-    os.splice(HOLD["fd"], writer, 100, offset_src=0)
-    return os.read(reader, 100)
-
-
-def sent():
-    one, two = socket.socketpair()
-    os.sendfile(one.fileno(), HOLD["fd"], 0, 100)
-    return two.recv(100)
-
-
-def mapped_again():
-    return mmap.mmap(HOLD["copy"], 4096, mmap.MAP_SHARED, mmap.PROT_READ)[:40]
 
 
 # --- the loop --------------------------------------------------------------------------------------------------------

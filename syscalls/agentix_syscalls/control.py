@@ -187,7 +187,7 @@ CONTROLS: Final = (
             "force; when one is bad, all stays as it was.", (), "{runtimes, profiles}",
             (("EINVAL", "a file is bad, or a runtime cannot be made ready"),), root=True),
     Control(30, "policy_check", "Read a policy as a spawn would.", (_POLICY,),
-            "{name, source, shipped, hash, mode, spawn_max, rules, binds, limits}",
+            "{name, source, shipped, hash, mode, spawn_max, rules, binds, limits, warnings}",
             _BAD_POLICY),
     Control(31, "policy_test", "What a policy says of a call, as CHECKPOLICY does.",
             (_POLICY, Arg("call", types.text, "name, with or without SYS_"),

@@ -214,6 +214,11 @@ def test_policies_are_tested_and_compared(live, bot):
     assert live.ctl("policy", "test", "audit", "--call", "EXEC", "--path", "shell.execute", check=0)
     assert "no call is named" in live.ctl("policy", "test", bot, "--call", "NOPE", check=1).stderr
     assert "must start with" in live.ctl("policy", "test", bot, "--call", "READ", "--path", "x", check=1).stderr
+    Path("odd.yaml").write_text(HEAD + "deny:\n  - {tool: shell.exec}\n")
+    told = live.ctl("policy", "check", "odd.yaml", check=0).stdout.splitlines()
+    tool = "no tool of this version is called 'shell.exec'; did you mean 'shell.execute'?"
+    assert told == [f"warning: odd.yaml:5:5: {tool}", "warning: odd.yaml:5:5: denies what no rule allows",
+                    "odd.yaml: a, mode enforce, 1 rules"]
     Path("new.yaml").write_text(BOT.replace("max: 4", "max: 5"))
     assert ("wider", "allow capability://agent/kid-*?action=spawn&max=5") in {
         (change["effect"], change["after"]) for change in live.json("policy", "diff", bot, "new.yaml")}

@@ -89,6 +89,8 @@ def policy_check(which: Which, policy: str, *, as_json: bool) -> None:
     if as_json:
         show.print_json(found)
     else:
+        for warning in found["warnings"]:
+            click.echo(f"warning: {show.printable(warning)}")
         click.echo(f"{show.printable(policy)}: {show.printable(found['name'])}, mode {found['mode']}, "
                    f"{len(found['rules'])} rules")
 

@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 import trio
 from attrs import asdict
 
-from agentix_kernel.authority.policy import compare
+from agentix_kernel.authority.policy import compare, warnings
 from agentix_kernel.authority.policy.inforce import ASKS, AUDIT, InForce, Source, make, read
 from agentix_kernel.authority.policy.reading import BadPolicy
 from agentix_kernel.calls.info import checked
+from agentix_kernel.tools import TOOLS
 from agentix_kernel.world import Bind
 from agentix_syscalls import calls, records, spawn
 from agentix_syscalls.errors import CallError
@@ -62,7 +63,11 @@ def check_binds(policy: InForce, binds: Sequence[Bind]) -> None:
 
 async def policy_check(client: "Client", policy: _Policy) -> dict[str, Any]:
     del client
-    return _told(await beside(lambda: make(Source(*policy))))
+    def work() -> tuple[InForce, list[str]]:
+        found = make(Source(*policy))
+        return found, [str(one) for one in warnings.warn(found.document, TOOLS)]
+    found, told = await beside(work)
+    return _told(found) | {"warnings": told}
 
 
 async def policy_test(client: "Client", policy: _Policy, name: str, path: bytes | None) -> dict[str, Any]:

@@ -11,7 +11,8 @@ from typing import Any, Final, cast
 import trio
 from attrs import define, field, frozen
 
-from agentix_kernel import budgets, denials, loops
+from agentix_kernel import budgets, denials, grants, loops
+from agentix_kernel.authority.holdings import Need
 from agentix_kernel.authority.policy.inforce import Verdict
 from agentix_kernel.calls import handlers
 from agentix_kernel.kernel import Kernel
@@ -24,6 +25,10 @@ from agentix_syscalls.errors import CallError
 NAMES_A_LINK: Final = frozenset({"UNLINK", "RENAME", "MKDIR"})
 """Calls about the last name of a path itself, even when it is a symbolic link."""
 BY_HANDLE: Final = frozenset({"READ", "WRITE", "SEEK"})
+PAID_ELSEWHERE: Final = BY_HANDLE | {"EXEC"}
+"""Calls that count nothing here: what is done through an open handle was counted when it was opened, a tool when all
+else that may be wrong with its call has been looked at.
+"""
 NOTED_BYTES: Final = 256
 """Values longer than this are told by their size in the record."""
 WAITS_MAX: Final = 1024
@@ -198,14 +203,24 @@ class Asked:
 
 
 def judge(kernel: Kernel, process: Process, entry: Entry, args: list[Any]) -> None:
-    """Hold a call against the policy. Raises CallError(EPERM); in strict mode the caller is ended as well."""
+    """Hold a call against the policy, and count it where that is metered.
+
+    Raises CallError: EPERM (in strict mode the caller is ended as well), EAGAIN, EDQUOT.
+    """
     if entry.call.name in BY_HANDLE:
         _check_withdrawn(process, entry.call.name, args[0])
+    needs: list[Need] = []
+    shown = ""
     for row in asked(kernel, process, entry, args):
         if not row.verdict.allowed:
             refused = denials.violate(kernel, process, "dispatch", row.name, row.shown, row.verdict)
             if refused is not None:
                 raise refused
+        elif row.verdict.needs and entry.call.name not in PAID_ELSEWHERE:
+            needs += row.verdict.needs
+            shown = shown or row.shown
+    if needs:
+        grants.spend(kernel, process, entry.call.name, shown, tuple(needs))
 
 
 def _check_withdrawn(process: Process, call: str, fd: int) -> None:

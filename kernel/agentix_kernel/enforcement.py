@@ -22,8 +22,9 @@ from agentix_vfs.nodes import Directory, Node, paths_of, shown
 class Stays:
     """What was taken back, and what a change of policy cannot take back, each by name.
 
-    `closed`: paths of what was open and answers EPERM from now on; `ended`: calls that waited. `binds` are folders of
-    the host, shown by the sandbox's mounts; `children` are agents that were spawned and live on.
+    `closed`: paths of what was open and answers EPERM from now on, to reading or to writing; mappings of what may not
+    be read any more have lost their pages. `ended`: calls that waited. `binds` are folders of the host, shown by the
+    sandbox's mounts; `children` are agents that were spawned and live on.
     """
 
     closed: tuple[str, ...] = ()
@@ -46,17 +47,21 @@ def put(kernel: Kernel, process: Process, policy: InForce) -> Stays:
 
 
 def _withdraw_handles(kernel: Kernel, process: Process) -> tuple[str, ...]:
-    closed: dict[str, Node] = {}
+    closed: set[str] = set()
+    barred: dict[int, Node] = {}
     for handle in kernel.tree.inodes.opened(process.id, process.uid):
         for reading in (True, False):
             refused = _refused(process.policy, handle, reading=reading)
-            if refused is not None:
-                why = partial(CallError, errno.EPERM, f"no more: {refused.message}", rule=refused.rule,
-                              remedy="it was opened under another policy")
-                handle.withdraw(why, reading=reading)
-                closed[shown(handle.node)] = handle.node
-    if closed and kernel.tree.barred is not None:
-        kernel.tree.barred([node for node in closed.values() if node.barred])
+            if refused is None:
+                continue
+            why = partial(CallError, errno.EPERM, f"no more: {refused.message}", rule=refused.rule,
+                          remedy="it was opened under another policy")
+            handle.withdraw(why, reading=reading)
+            closed.add(shown(handle.node))
+            if reading:
+                barred[handle.node.ino] = handle.node
+    if barred and kernel.tree.barred is not None:
+        kernel.tree.barred(list(barred.values()))
     return tuple(sorted(closed))
 
 

@@ -1,10 +1,11 @@
 """The judge at the mount: what the policy says of files holds there as it does for system calls."""
 
+from collections.abc import Sequence
 from typing import Final
 
 from attrs import frozen
 
-from agentix_kernel import denials
+from agentix_kernel import denials, grants
 from agentix_kernel.authority.policy.inforce import STRICT, Verdict
 from agentix_kernel.kernel import Kernel
 from agentix_syscalls import records
@@ -49,6 +50,16 @@ class MountGate:
         self.kernel.flush()
         if refused is not None:
             raise Withheld(process.id) if process.policy.mode == STRICT else refused
+
+    def count(self, who: Who, operation: str, asked: Sequence[tuple[str, int, bytes]]) -> None:
+        """Raises CallError: EAGAIN, EDQUOT when what is metered is used up."""
+        process = self.kernel.table.by_id.get(who.agent)
+        if process is None or not process.policy.metered:
+            return
+        needs = tuple(need for call, agent, path in asked if agent == who.agent
+                      for need in process.policy.decide(call, path).needs)
+        if needs:
+            grants.spend(self.kernel, process, operation, asked[-1][2].decode("utf-8", "replace"), needs)
 
     def ending(self, who: Who) -> bool:
         process = self.kernel.table.by_id.get(who.agent)

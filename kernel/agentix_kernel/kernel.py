@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 import trio
 from attrs import define, field, frozen
 
+from agentix_kernel.authority.holdings import Holdings
 from agentix_kernel.authority.policy.document import Loops
 from agentix_kernel.config import Config
 from agentix_kernel.history.asking import History
@@ -85,6 +86,10 @@ class Kernel:
     """Layers that are missing and were accepted by name."""
     doors: Doors | None = None
     table: ProcessTable = field(factory=ProcessTable)
+    holdings: Holdings = field(init=False)
+    """Who holds which capability, from whom; changed by `grants` alone."""
+    expiring: bool = False
+    """Whether a task waits for what expires."""
     running: bool = False
     shutting: bool = False
     on_fault: Callable[[str], None] | None = None
@@ -129,6 +134,7 @@ class Kernel:
     def __attrs_post_init__(self) -> None:
         self.started_ns = self.world.clock.monotonic_ns()
         self.loops = Loops(self.config.loop_calls, round(self.config.loop_window_s * 1000) * MILLISECOND_NS)
+        self.holdings = Holdings(self.table.parent_of)
 
     # --- recording -----------------------------------------------------------------------------------------------
 

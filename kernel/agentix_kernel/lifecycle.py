@@ -9,7 +9,8 @@ from typing import Final
 import trio
 from attrs import evolve
 
-from agentix_kernel import delivery, denials, procfiles, rebirth, restarts
+from agentix_kernel import delivery, denials, grants, procfiles, rebirth, restarts
+from agentix_kernel.authority.holdings import Grant
 from agentix_kernel.authority.policy.inforce import AUDIT, InForce
 from agentix_kernel.kernel import Given, Kernel
 from agentix_kernel.logs import AgentLog
@@ -138,15 +139,19 @@ def _admit(kernel: Kernel, command: Command, limits: Limits, policy: InForce, na
     if name is not None and name in kernel.table.by_name:
         raise CallError(errno.EEXIST, f"spawn: the name {name!r} is taken",
                         remedy="choose another, or `agentctl rm` the dead agent that has it")
+    sources: tuple[Grant, ...] | None = None
+    paid: tuple[Grant, ...] = ()
     if parent is not None:
         if parent.doom is not None:  # it ended after it asked: what it spawned has fallen with it already
             raise CallError(errno.ECANCELED, f"spawn: agent {parent.id} is ending")
-        if parent.spawned + family_of(policy) > parent.policy.spawn_max:  # asked again: several may ask in one tick
-            raise CallError(errno.EPERM, f"spawn: the {parent.policy.spawn_max} agents that agent {parent.id} may "
-                            "spawn are spawned, or promised to its children",
-                            rule=f"spawn at most {parent.policy.spawn_max}")
-    agent = kernel.registry.next_id()
-    uid = kernel.registry.claim_uid()
+        sources = kernel.holdings.sources(parent.id, policy.allows)
+        paid = grants.leave_to_spawn(kernel, parent, name)  # asked again: several may ask in one tick
+    try:
+        agent = kernel.registry.next_id()
+        uid = kernel.registry.claim_uid()
+    except CallError:
+        kernel.holdings.give_back(paid)
+        raise
     process = Process(agent, 1, name or f"agent-{agent}", uid, parent.id if parent else 0, command, limits, policy,
                       kernel.world.clock.wall_ns(), kernel.world.clock.monotonic_ns(), lives,
                       parent.origin if parent else agent)
@@ -154,15 +159,10 @@ def _admit(kernel: Kernel, command: Command, limits: Limits, policy: InForce, na
     if parent is not None:
         process.budgets = parent.budgets
         parent.children.add(agent)
-        parent.spawned += family_of(policy)
+        parent.spawned += 1
+    process.paid = paid
+    grants.begin(kernel, process, sources)
     return process
-
-
-def family_of(policy: InForce) -> int:
-    """What a child takes of what its parent may spawn: itself, and what it may spawn in its turn. Else a chain of
-    children, each of which may spawn one, would never end.
-    """
-    return 1 + policy.spawn_max
 
 
 async def _launch(kernel: Kernel, process: Process) -> None:
@@ -229,7 +229,9 @@ def _unmake(kernel: Kernel, process: Process) -> None:
     parent = kernel.table.by_id.get(process.parent)
     if parent is not None:
         parent.children.discard(process.id)
-        parent.spawned -= family_of(process.policy)
+        parent.spawned -= 1
+    kernel.holdings.give_back(process.paid)
+    grants.close(kernel, process)
     forget(kernel, process)
     kernel.start(sweep, kernel)
     process.over.set()
@@ -240,6 +242,7 @@ def forget(kernel: Kernel, process: Process) -> None:
     """Remove a dead agent: its tree, log, name, and its uid with its files. What is on disk is only set aside."""
     assert not process.alive
     kernel.table.remove(process)
+    kernel.holdings.forget(process.id)
     if kernel.tree.has(process.id):
         kernel.tree.remove(process.id)
     kernel.registry.forget(process)
@@ -404,6 +407,7 @@ def _close_accounts(kernel: Kernel, process: Process, end: End) -> None:
     """The family and the table after an end. No await: parent and children see one change."""
     process.end = end
     process.ended_wall_ns = kernel.world.clock.wall_ns()
+    grants.close(kernel, process)
     parent = kernel.table.by_id.get(process.parent)
     process.state = State.ZOMBIE if parent is not None and parent.alive else State.DEAD
     for child_id in process.children:

@@ -10,6 +10,7 @@ import trio
 from attrs import Factory, define, field, frozen
 
 from agentix_kernel.authority.constraints import Meter
+from agentix_kernel.authority.holdings import Grant, Start
 from agentix_kernel.authority.policy.inforce import InForce
 from agentix_kernel.repeats import Repeats
 from agentix_kernel.signals import SignalState
@@ -143,6 +144,8 @@ class Lives:
     """When the next life begins, while it waits for that."""
     refused: str = ""
     """Why it is not restarted though its policy says so."""
+    start: Start = field(factory=Start)
+    """What each life begins to hold."""
 
 
 class Connected(Protocol):
@@ -211,6 +214,8 @@ class Process:
     signals: SignalState = field(factory=SignalState)
     children: set[int] = field(factory=set[int])
     spawned: int = 0
+    paid: tuple[Grant, ...] = ()
+    """What its parent's leave to spawn it was counted against."""
     handles: dict[int, OpenFile] = field(factory=dict[int, OpenFile])
     sessions: "set[Connected]" = field(factory=set["Connected"])
     log: "AgentLog | None" = None
@@ -350,6 +355,11 @@ class ProcessTable:
             raise CallError(errno.EINVAL, f"agent {shown}: {len(names)} names begin so: "
                             f"{', '.join(names[:CANDIDATES_MAX])}{more}", remedy="write more of the name, or the id")
         return self.by_name[names[0]]
+
+    def parent_of(self, agent: int) -> int:
+        """The id of an agent's parent; 0 for none."""
+        process = self.by_id.get(agent)
+        return process.parent if process is not None else 0
 
     def alive(self) -> list[Process]:
         return [process for process in self.by_id.values() if process.alive]

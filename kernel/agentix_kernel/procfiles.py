@@ -5,7 +5,7 @@ from collections.abc import Mapping
 
 import trio
 
-from agentix_kernel import budgets, delivery, denials, rebirth
+from agentix_kernel import budgets, delivery, denials, grants, rebirth
 from agentix_kernel.kernel import Kernel
 from agentix_kernel.process import Process
 from agentix_syscalls import signals
@@ -55,6 +55,7 @@ def policy(kernel: Kernel, process: Process) -> Mapping[str, Entry]:
 
     return {
         "effective": _text(effective),
+        "capabilities": _text(lambda: grants.text(kernel, process.id)),
         "budgets": _text(lambda: budgets.text(kernel, kernel.table.latest(process))),
         "last-denial": _text(lambda: last.text if (last := kernel.table.latest(process).last_denial) else ""),
     }
@@ -139,6 +140,7 @@ def _judge(kernel: Kernel, process: Process, row: signals.Signal) -> None:
     elif not decision.allowed:
         refused = denials.violate(kernel, process, "signals", "SIGNAL", f"agent {process.id}", decision)
     else:
+        grants.spend(kernel, process, "SIGNAL", f"agent {process.id}", decision.needs)
         return
     kernel.flush()
     if refused is not None:

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 
 from attrs import frozen
 
+from agentix_kernel import grants
 from agentix_kernel.authority.policy.inforce import ASKS, AUDIT, Verdict
 from agentix_kernel.calls.info import checked
 from agentix_kernel.confine import filter as call_filter
@@ -72,14 +73,16 @@ def of_call(kernel: Kernel, process: Process, name: str, obj: bytes | None, *, l
     if obj is not None:
         objects = (_canonical(kernel, process, obj, look=look) if ASKS[call.name].path else obj.strip(b"/"),)
     wanted = {"OPEN": ("READ", "WRITE")}.get(call.name, (call.name,))
-    return [_judged(process, call, one, objects) for one in wanted]
+    return [_judged(kernel, process, call, one, objects) for one in wanted]
 
 
-def _judged(process: Process, call: Call, name: str, objects: tuple[bytes, ...]) -> Answer:
+def _judged(kernel: Kernel, process: Process, call: Call, name: str, objects: tuple[bytes, ...]) -> Answer:
     """`name`: what the call is asked as; an OPEN is asked as READ or WRITE, too."""
     about = "".join(f" {one.decode('utf-8', 'replace')}" for one in objects)
     asked = f"{call.name}{about}" if name == call.name else f"{call.name}{about} to {name.lower()}"
-    said = checked(process.policy, call.name if name == "READ" else name, objects, process.spawned)
+    said = checked(process.policy, call.name if name == "READ" else name, objects)
+    if said.needs:
+        said = grants.left(kernel, process, call.name, said)
     if said.allowed and name == "WRITE" and call.name == "OPEN":
         said = process.policy.decide("OPEN", *objects)
     enforcer = "dispatch, mount" if ASKS[call.name].path else "dispatch"
@@ -152,7 +155,7 @@ def of_path(kernel: Kernel, process: Process, path: str, *, look: bool) -> list[
 
 def _in_tree(kernel: Kernel, process: Process, path: bytes, *, look: bool) -> list[Answer]:
     path = _canonical(kernel, process, path, look=look)
-    answers = [_judged(process, calls.BY_NAME[name], name, (path,)) for name in ("READ", "WRITE")]
+    answers = [_judged(kernel, process, calls.BY_NAME[name], name, (path,)) for name in ("READ", "WRITE")]
     kept = kernel.tree.rule(process.id, b"." + path) if look else Rule.ORDINARY
     if kept is not Rule.ORDINARY and answers[1].allowed:
         how = {Rule.APPEND: "what is there stays: only to append to", Rule.READ_ONLY: "answered with EROFS",

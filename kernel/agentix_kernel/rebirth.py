@@ -12,7 +12,7 @@ from typing import Final
 import trio
 from attrs import evolve
 
-from agentix_kernel import delivery, descriptors, lifecycle, restarts
+from agentix_kernel import delivery, descriptors, grants, lifecycle, restarts
 from agentix_kernel.kernel import Kernel
 from agentix_kernel.process import End, Process, State, Why
 from agentix_kernel.world import Bind, LaunchError
@@ -54,6 +54,7 @@ def follow(kernel: Kernel, process: Process, delay_s: float) -> Process:
         restarts.renew(lives)
     following = process.following(clock.wall_ns(), clock.monotonic_ns())
     kernel.table.follow(following)
+    grants.renew(kernel, following)
     if following.log is not None:
         following.log.ended = False
     kernel.record(records.RESTART, process, data=(process.end.detail, delay_s, following.life))

@@ -10,11 +10,13 @@ import json
 import os
 import shutil
 import zlib
+from functools import lru_cache
 from typing import Any, Final
 
 from attrs import astuple, define, field
 
 from agentix_kernel.authority import capability
+from agentix_kernel.authority.holdings import Start
 from agentix_kernel.authority.policy import inforce
 from agentix_kernel.authority.policy.inforce import InForce, Source
 from agentix_kernel.authority.policy.reading import Mark
@@ -112,7 +114,8 @@ class Registry:
             "state": process.state.value, "kind": command.kind, "argv": command.argv, "owner": command.owner,
             "limits": [limits.memory_bytes, limits.cpus, limits.pids, limits.timeout_s],
             "mode": policy.mode, "deny": policy.deny,
-            "holds": [[str(one.capability), one.mark.file, one.mark.line, one.mark.column] for one in policy.allows],
+            "start": [[handle, str(one.capability), one.mark.file, one.mark.line, one.mark.column]
+                      for handle, one in process.lives.start.rules.items()], "next": process.lives.start.next,
             "policy": [source.name, source.text.decode(), source.shipped],
             "started_wall_ns": process.started_wall_ns, "ended_wall_ns": process.ended_wall_ns,
             "runtime": command.runtime, "profile": command.profile,
@@ -182,10 +185,11 @@ def _process(row: dict[str, Any]) -> Process:
         row["kind"], tuple(row["argv"]), None, row.get("env", {}), row.get("cwd", ""), binds,
         stdin=row.get("stdin", False), terminal=tuple(terminal) if terminal else None,
         runtime=row.get("runtime", DEFAULT_RUNTIME), profile=row.get("profile", ""), owner=row.get("owner", 0))
+    policy, start = _policy(row)
     process = Process(
         row["id"], row["life"], row["name"], row["uid"], row["parent"], command, Limits(*row["limits"]),
-        _policy(row),
-        row["started_wall_ns"], lives=Lives(parse_restart(row.get("restart", "never")), row.get("wanted", False)),
+        policy, row["started_wall_ns"],
+        lives=Lives(parse_restart(row.get("restart", "never")), row.get("wanted", False), start=start),
         origin=row["id"])
     process.state, process.ended_wall_ns = State(row["state"]), row["ended_wall_ns"]
     process.calls, process.denials = row["calls"], row["denials"]
@@ -195,15 +199,23 @@ def _process(row: dict[str, Any]) -> Process:
     return process
 
 
-def _policy(row: dict[str, Any]) -> InForce:
-    """Raises CallError for what is no policy any more: its agent is not shown as one that had less."""
+def _policy(row: dict[str, Any]) -> tuple[InForce, Start]:
+    """What it had, and what its next life begins to hold. Raises CallError for what is no policy any more: its agent is
+    not shown as one that had less.
+    """
     name, text, *shipped = row.get("policy", (inforce.STANDARD, None))  # earlier versions kept no text of shipped ones
     source, deny = Source(name, None if text is None else text.encode(), *shipped), tuple(row["deny"])
-    if "holds" not in row:  # of an earlier version, which had a number beside the document
+    if "start" not in row:  # of an earlier version, which had a number beside the document
         count = row["spawn_max"] if row.get("spawn_given", True) else None
-        return inforce.make(source, mode=row["mode"], deny=deny, spawn_max=count)
-    held = tuple(Rule(ALLOW, capability.parse(text), Mark(*mark)) for text, *mark in row["holds"])
-    return inforce.restored(source, row["mode"], deny, held)
+        policy = inforce.make(source, mode=row["mode"], deny=deny, spawn_max=count)
+        return policy, Start.of(policy.allows)
+    rules = {handle: Rule(ALLOW, _capability(text), Mark(*mark)) for handle, text, *mark in row["start"]}
+    policy = inforce.restored(source, row["mode"], deny, tuple(rules.values()))
+    return policy, Start(rules, row["next"])
+
+
+_capability = lru_cache(capability.parse)
+"""Most agents hold the same."""
 
 
 def _replace(path: str, data: bytes) -> None:

@@ -11,7 +11,7 @@ from typing import Final
 
 from attrs import frozen
 
-from agentix_kernel import enforcement, limits
+from agentix_kernel import grants, limits
 from agentix_kernel.authority.policy import succession
 from agentix_kernel.authority.policy.document import BindRule
 from agentix_kernel.authority.policy.inforce import InForce
@@ -112,7 +112,7 @@ def put(kernel: Kernel, root: Process, planned: tuple[Change, ...], new: InForce
     except CallError as error:
         record(records.OUTCOME, records.FAILED, f": {error.message}")
         raise
-    done = tuple((change.process, enforcement.put(kernel, change.process, change.after)) for change in planned)
+    done = tuple((change.process, grants.replace(kernel, change.process, change.after, who)) for change in planned)
     for process, _ in done:
         process.budgets = root.budgets  # one for all of them, as before
         kernel.registry.save(process)

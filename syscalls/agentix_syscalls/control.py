@@ -199,6 +199,22 @@ CONTROLS: Final = (
     Control(33, "policy_show", "The policy in force for an agent.",
             (_TARGET, Arg("text", types.boolean, "with the document's text", False)),
             "{name, source, shipped, hash, mode, spawn_max, rules, binds, limits}", (("ESRCH", "no such agent"),)),
+    Control(34, "caps", "Who holds which capability, from whom: of one agent, or the whole tree, givers before what "
+            "they gave.",
+            (Arg("agent", types.anything, "id or name, or nil for all", None),),
+            "[{agent, name, handle, capability, source, from, from_handle, depth, held, left}, ...]; from 0: its "
+            "policy or an operator", (("ESRCH", "no such agent"),)),
+    Control(35, "grant", "Give an agent a capability, for this life and all that follow.",
+            (_TARGET, Arg("capability", types.text, "what, such as capability://file/state?action=read")),
+            "{agent, handle, capability}",
+            (("ESRCH", "no such agent, or it has ended"), ("EINVAL", "not a capability that can be held"),
+             ("EPERM", "neither root nor its owner"), ("EMFILE", "as many as one agent may hold"))),
+    Control(36, "revoke", "Take a capability of an agent back, and all that was made of it, whoever holds that.",
+            (_TARGET, Arg("handle", types.uint, "its handle there, as caps lists it")),
+            "{gone: [{agent, handle, capability, source}, ...], stays: [{agent, closed, ended, binds, children}, ...]} "
+            "of which closed and ended were taken back as well, binds and children were not",
+            (("ESRCH", "no such agent, or it has ended"), ("EBADF", "no such handle"),
+             ("EPERM", "neither root nor its owner"))),
     Control(37, "policy_set", "Give agents another policy, and their descendants with them. Descriptors of its binds "
             "travel beside the frame.",
             (Arg("agents", _array, "ids or names"), _POLICY,

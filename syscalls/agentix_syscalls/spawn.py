@@ -166,6 +166,8 @@ OPTIONS: Final = (
            "own interpreter)", agent_may=False, inherited=True),
     Option("restart", restart_text, "--restart POLICY[:MAX]", "run it again when it has ended: never (default), "
            "on-failure, always; MAX times at most", agent_may=False),
+    Option("capabilities", types.texts, "--capability CAPABILITY", "hold this and nothing that is not given so, each "
+           "at most what its policy allows; see agentix-policy(5)", inherited=True, profile=False),
 )
 
 BY_NAME: Final = {option.name: option for option in OPTIONS}

@@ -154,13 +154,18 @@ def test_nobody_chooses_a_policy_for_its_children(kernel, attack, policy):
     assert kernel.json("inspect", agent)["children"] == []
 
 
-def test_spawn_max_bounds_the_whole_family(attack):
+def test_spawn_max_bounds_the_whole_family(kernel, attack):
+    """Whoever of the family spawns, it counts against what the first one may spawn."""
     _, attacker = attack("--spawn-max", 3)
-    assert attacker.call("SPAWN", "exec", ["/bin/sleep", "60"], {"spawn_max": 3})[1] == errno.EPERM
-    attacker.done("SPAWN", "exec", ["/bin/sleep", "60"], {"spawn_max": 1})  # two of the three are spoken for
-    assert attacker.call("SPAWN", "exec", ["/bin/sleep", "60"], {"spawn_max": 1})[1] == errno.EPERM
-    attacker.done("SPAWN", "exec", ["/bin/sleep", "60"])
-    assert attacker.call("SPAWN", "exec", ["/bin/sleep", "60"])[1] == errno.EPERM
+    sleep, another = ("exec", ["/bin/sleep", "60"]), type(attacker)
+    assert attacker.call("SPAWN", *sleep, {"spawn_max": 4})[1] == errno.EPERM
+    child = another(kernel.connect(attacker.done("SPAWN", *sleep, {"spawn_max": 3})))
+    grandchild = another(kernel.connect(child.done("SPAWN", *sleep, {"spawn_max": 3})))
+    grandchild.done("SPAWN", *sleep, {"spawn_max": 3})
+    for one in (grandchild, child, attacker):
+        assert one.call("SPAWN", *sleep)[1] == errno.EDQUOT
+    grandchild.sock.close()
+    child.sock.close()
 
 
 def test_a_tool_does_what_its_agent_may_not_and_both_end(kernel, attack):

@@ -38,7 +38,8 @@ async def test_what_is_open_is_asked_again_for_what_it_is_open_for(bench):
     assert door.replies[-1][2][1:3] == ("no more: READ /state/x is denied", "deny READ:/state")
     assert door.call(calls.SYS_WRITE, both, b"more", 4) is None
     assert door.call(calls.SYS_WRITE, other, b"free") is None
-    assert put(bench.kernel, door.process, of(READS)).closed == ("/agent/1/mem/working/y", "/agent/1/state/x")
+    assert put(bench.kernel, door.process, of(READS)).closed == (
+        "/agent/1/mem/working/y", "/agent/1/state/x")
     for handle in (both, other):
         assert door.call(calls.SYS_WRITE, handle, b"x") == errno.EPERM
     assert door.call(calls.SYS_READ, other, 9, 0) is None
@@ -80,7 +81,7 @@ async def test_audit_takes_nothing_back(bench):
 
 async def test_calls_that_wait_end_with_the_rule(bench):
     door = await bench.door(policy=of(ALL, "capability://agent/child?action=wait", "{spawn: '*', max: 2}"))
-    await bench.agent(parent=door.process)
+    await bench.agent(policy=door.process.policy.narrowed(None, (), None), parent=door.process)
     assert await door.finish(calls.SYS_SIGWAIT, 1 << 6, None, user_data=7) is None
     assert await door.finish(calls.SYS_WAIT, -1, 0, None, user_data=8) is None
     assert [reply[0] for reply in door.replies] == [1], "both wait"

@@ -7,6 +7,7 @@ import os
 import pytest
 from attrs import evolve
 
+from agentix_kernel.authority.holdings import Start
 from agentix_kernel.authority.policy.inforce import Source, make
 from agentix_kernel.config import Config, ConfigError, load
 from agentix_kernel.process import Command, Denial, End, Lives, Process, State, Why
@@ -28,6 +29,7 @@ def agent(registry, **more):
     policy = make(mode="strict", deny=("WRITE:/state",), spawn_max=3)
     made = Process(number, 1, f"agent-{number}", registry.claim_uid(), 0, Command("exec", ("sleep", "1")),
                    Limits(timeout_s=2.5), policy, 1234)
+    made.lives.start = Start.of(policy.allows)
     for name, value in more.items():
         setattr(made, name, value)
     return made
@@ -191,7 +193,7 @@ def test_an_agent_whose_policy_is_no_policy_any_more_stops_the_boot(root):
         json.dump(row | {"policy": ["kept.yaml", "version: 9"]}, file)
     with pytest.raises(ConfigError, match=r"kept\.yaml:1:10"):
         Registry(root, 5000).load()
-    del row["policy"], row["holds"]  # of an earlier version
+    del row["policy"], row["start"]  # of an earlier version
     with open(path, "w") as file:
         json.dump(row | {"spawn_max": 3}, file)
     found, = Registry(root, 5000).load()

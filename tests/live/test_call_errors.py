@@ -99,6 +99,9 @@ CASES: dict[tuple[str, str], str] = {
     ("SIGNAL", "ESRCH"): "call('SIGNAL', 1 << 40, 5)", ("SIGNAL", "EPERM"): "call('SIGNAL', me, 8)",
     ("SIGACTION", "EINVAL"): "call('SIGACTION', 4, 2)",
     ("SIGWAIT", "EAGAIN"): "call('SIGWAIT', 1 << 6, 0.05)",
+    ("GRANT", "EPERM"): "call('GRANT', 4, me, 'capability://file?action=read')",
+    ("GRANT", "EBADF"): "call('GRANT', 999, me)", ("GRANT", "ECHILD"): "call('GRANT', 1, 1 << 40)",
+    ("REVOKE", "EBADF"): "call('REVOKE', me, 999)", ("CAPS", "ECHILD"): "call('CAPS', 1 << 40)",
     ("CHECKPOLICY", "EINVAL"): "call('CHECKPOLICY', 'NOPE')", ("CANCEL", "ESRCH"): "call('CANCEL', 99)",
 }
 CASES |= {(name, error): f"call('{name}', {path}{more})" for name, more in MORE.items() for error, path in WALK.items()}
@@ -113,6 +116,8 @@ ELSEWHERE = {
     ("SPAWN", "ENOMEM"): "tests/kernel/test_dispatch.py",
     ("SPAWN", "ECANCELED"): "tests/kernel/test_cancel.py", ("EXEC", "ECANCELED"): "tests/kernel/test_cancel.py",
     ("WAIT", "ECANCELED"): "tests/kernel/test_cancel.py", ("SIGWAIT", "ECANCELED"): "tests/kernel/test_cancel.py",
+    ("GRANT", "EMFILE"): "tests/kernel/test_capabilities.py", ("REVOKE", "EPERM"): "tests/kernel/test_capabilities.py",
+    ("SPAWN", "EMFILE"): "tests/kernel/test_capabilities.py",
     ("WAIT", "EAGAIN"): "tests/hostile/test_floods.py",
 }
 

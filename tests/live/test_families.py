@@ -105,7 +105,7 @@ print(json.dumps({
     assert [told[key][0] for key in ("mode", "spawn_max", "binds")] == [1, 1, 1]
     assert "softer" in told["mode"][1]
     assert "a child has at most" in told["spawn_max"][2]
-    assert told["last"][1][::2] == [1, "spawn at most 2"]
+    assert told["last"][1][::2] == [122, "command line: allow capability://agent/*?action=spawn&max=2"]
 
 
 def test_limits_of_a_child(kernel, scripts):

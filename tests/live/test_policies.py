@@ -88,7 +88,7 @@ def test_one_file_holds_at_both_doors(live, bot, scripts):
     assert told["tool"] == DEFAULT
     assert told["spawn"] == [DEFAULT, ""]
     assert told["check"] == [SECRET, True, False, True]
-    assert told["rules"][0] == "allow capability://file?action=read"
+    assert told["rules"][0] == ["allow capability://file?action=read", "bot.yaml", 6]
     agent = next(row for row in live.json("ps", "-a") if row["name"] == "both")
     rules = {row["rule"] for row in live.record(agent["id"], "denial")}
     assert {SECRET, DEFAULT} <= rules

@@ -14,6 +14,7 @@ from agentix_syscalls.spawn import parse_options
 GOOD = {
     "name": "worker-1.a_b", "source": b"pass", "env": {"A": "b"}, "cwd": "/tmp", "memory_bytes": 16 << 20, "cpus": 0.5,
     "pids": 3, "timeout_s": 1, "deny": ("OPEN:/secret",), "mode": "strict", "spawn_max": 0,
+    "capabilities": ("capability://file/state?action=read",),
 }
 
 

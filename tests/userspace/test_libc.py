@@ -29,9 +29,11 @@ def test_each_call_has_its_arguments_accepted_by_the_table(kernel, tmp_path):
         libc.SYS_STAT: [0o100644, 9, 1, 70000, 0, 5, 8, 1_500_000_000, 2, 3],
         libc.SYS_SPAWN: 6, libc.SYS_GETPID: [5, 2],
         libc.SYS_WAIT: [6, 0, None, "exit"], libc.SYS_SIGPROCMASK: 0b101, libc.SYS_SIGWAIT: [5, 1, "why"],
-        libc.SYS_CHECKPOLICY: [False, "enforce", "rule", "no"], libc.SYS_GETPOLICY: ["strict", ["a"], 2],
+        libc.SYS_CHECKPOLICY: [False, "enforce", "rule", "no"],
+        libc.SYS_GETPOLICY: ["strict", [["allow a", "f", 3]], 2],
         libc.SYS_RUSAGE: [1, 2, 3, 4, 5, 6], libc.SYS_SYSINFO: {"version": "0"}, libc.SYS_EXEC: {"status": 0},
-        libc.SYS_SIGACTION: 0,
+        libc.SYS_SIGACTION: 0, libc.SYS_GRANT: 7, libc.SYS_REVOKE: [[6, 7]],
+        libc.SYS_CAPS: [[7, "capability://file?action=read", "f:3", 0, None, None]],
     }
     for call in calls.CALLS[1:]:
         def answer(*args, call=call):
@@ -62,6 +64,8 @@ def test_each_call_has_its_arguments_accepted_by_the_table(kernel, tmp_path):
     assert libc.sigwait([libc.SIGTERM]) is libc.SIGTERM
     assert libc.sigtimedwait([libc.SIGTERM], 0.5) == (libc.SIGTERM, libc.SigInfo(1, "why"))
     assert libc.checkpolicy("WRITE", "state/x").rule == "rule"
+    assert libc.getpolicy().rules == (("allow a", "f", 3),)
+    assert (libc.grant(1, 6), libc.revoke(6, 7), libc.caps(6)[0].source) == (7, [(6, 7)], "f:3")
     assert (libc.getpolicy().spawn_max, libc.getrusage().denials, libc.sysinfo()["version"]) == (2, 6, "0")
     assert libc.exec_tool("shell.execute", {"command": "true"}, 1.0) == {"status": 0}
     untried = {c.number for c in calls.CALLS if c.support == "full"} - {number for number, _ in kernel.seen}

@@ -72,9 +72,9 @@ extern "C" {
 #define AGX_SYS_ROLLBACK 41 // Go back to a snapshot.
 #define AGX_SYS_CHECKPOLICY 48 // Would this call be allowed? Asks; does nothing, counts nothing.
 #define AGX_SYS_GETPOLICY 49 // The policy in force for the caller.
-#define AGX_SYS_GRANT 50 // Give a narrowed capability to a child.
-#define AGX_SYS_REVOKE 51 // Take a capability back.
-#define AGX_SYS_CAPS 52 // Capabilities held.
+#define AGX_SYS_GRANT 50 // Narrow a capability that is held into another of the caller's own, or give it to an own child, narrowed or as it is.
+#define AGX_SYS_REVOKE 51 // Take a capability back from the caller itself or from who has it from the caller, and with it all that was made of it, whoever holds that.
+#define AGX_SYS_CAPS 52 // The capabilities that the caller or a child of it holds.
 #define AGX_SYS_RUSAGE 56 // What the caller has used.
 #define AGX_SYS_SYSINFO 57 // About this kernel.
 #define AGX_SYS_RING_SETUP 64 // Set up a ring.
@@ -180,6 +180,7 @@ struct agx_spawn_options {
     const char *const *deny; // deny a call, below a path of its tree if one is given
     const char *mode; // what a violation does: strict kills, enforce refuses, audit records (default: as the policy says)
     int64_t spawn_max; // agents it may spawn in its life (default 0, or its policy's)
+    const char *const *capabilities; // hold this and nothing that is not given so, each at most what its policy allows; see agentix-policy(5)
 // END c-spawn-options
 };
 

@@ -218,6 +218,7 @@ static const struct option {
     {"deny", TEXTS, offsetof(struct agx_spawn_options, deny)},
     {"mode", TEXT, offsetof(struct agx_spawn_options, mode)},
     {"spawn_max", INT, offsetof(struct agx_spawn_options, spawn_max)},
+    {"capabilities", TEXTS, offsetof(struct agx_spawn_options, capabilities)},
 // END c-spawn-table
 };
 

@@ -36,6 +36,9 @@ agx_usage() { agx_value proc/usage "$@"; }
 agx_limits() { agx_value proc/limits "$@"; }
 agx_policy() { agx_value policy/effective "$@"; }
 
+# agx_caps: the capabilities that it holds, a line each: handle, capability, source, with tabs between.
+agx_caps() { cat "$AGX_TREE/policy/capabilities"; }
+
 # agx_why: what was refused last, and by which rule; nothing if nothing was.
 agx_why() { cat "$AGX_TREE/policy/last-denial"; }
 

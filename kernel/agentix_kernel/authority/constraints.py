@@ -52,6 +52,11 @@ class Constraints:
     allowlist: frozenset[bytes] | None = None
     expires_ns: int | None = None
 
+    @property
+    def metered(self) -> bool:
+        """Whether each use is asked of a meter."""
+        return self.rate is not None or self.max is not None or self.expires_ns is not None
+
     def within(self, other: "Constraints") -> bool:
         """Whether these allow at most what the other ones allow."""
         return all(_at_most(getattr(self, row.field), getattr(other, row.field), row) for row in CONSTRAINTS)

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any, Final
 
-from agentix_kernel.calls import files, info, processes, tools
+from agentix_kernel.calls import capabilities, files, info, processes, tools
 
 HANDLERS: Final[dict[str, Callable[..., Any]]] = {
     "OPEN": files.open_, "CLOSE": files.close, "READ": files.read, "WRITE": files.write, "SEEK": files.seek,
@@ -13,5 +13,6 @@ HANDLERS: Final[dict[str, Callable[..., Any]]] = {
     "SIGNAL": processes.signal, "SIGACTION": processes.sigaction, "SIGPROCMASK": processes.sigprocmask,
     "SIGWAIT": processes.sigwait,
     "EXEC": tools.exec_,
+    "GRANT": capabilities.grant, "REVOKE": capabilities.revoke, "CAPS": capabilities.caps,
     "CHECKPOLICY": info.checkpolicy, "GETPOLICY": info.getpolicy, "RUSAGE": info.rusage, "SYSINFO": info.sysinfo,
 }

@@ -3,8 +3,8 @@
 import errno
 from typing import Any
 
-from agentix_kernel import about
-from agentix_kernel.authority.policy.inforce import ALLOWED, ASKS, AUDIT, MORE_CHILDREN, InForce, Verdict
+from agentix_kernel import about, grants
+from agentix_kernel.authority.policy.inforce import ALLOWED, ASKS, AUDIT, InForce, Verdict
 from agentix_kernel.kernel import Kernel
 from agentix_kernel.process import Process
 from agentix_syscalls import calls
@@ -18,20 +18,23 @@ def checkpolicy(kernel: Kernel, process: Process, name: str, path: bytes | None)
     objects: tuple[bytes, ...] = ()
     if path is not None:
         objects = (kernel.tree.canonical(process.id, path) if ASKS[call.name].path else path.strip(b"/"),)
-    found = checked(process.policy, call.name, objects, process.spawned)
+    found = checked(process.policy, call.name, objects)
+    if found.needs:
+        found = grants.left(kernel, process, call.name, found)
     return [found.allowed or process.policy.mode == AUDIT, process.policy.mode, found.rule, found.message]
 
 
-def checked(policy: InForce, call: str, objects: tuple[bytes, ...], spawned: int = 0) -> Verdict:
-    """What a policy says of a call by all its rules: of OPEN that to read, as O_RDONLY asks, of a spawn its number."""
-    names = {"OPEN": ("OPEN", "READ"), "TRUNCATE": ("TRUNCATE", "WRITE")}.get(call, (call,))
-    found = next((one for one in (policy.decide(name, *objects) for name in names) if not one.allowed), ALLOWED)
-    if call != "SPAWN" or not found.allowed:
-        return found
-    if spawned >= policy.spawn_max:
-        return Verdict(allowed=False, rule=f"spawn at most {policy.spawn_max}", message="no (more) children",
-                       remedy=MORE_CHILDREN)
-    return policy.decide_spawn(objects[0].decode("utf-8", "surrogateescape") if objects else None)
+def checked(policy: InForce, call: str, objects: tuple[bytes, ...]) -> Verdict:
+    """What a policy says of a call by all its rules: of OPEN that to read, as O_RDONLY asks."""
+    if call == "SPAWN":
+        said = [policy.decide(call), policy.decide_spawn(
+            objects[0].decode("utf-8", "surrogateescape") if objects else None)]
+    else:
+        names = {"OPEN": ("OPEN", "READ"), "TRUNCATE": ("TRUNCATE", "WRITE")}.get(call, (call,))
+        said = [policy.decide(name, *objects) for name in names]
+    refused = next((one for one in said if not one.allowed), None)
+    needs = tuple(need for one in said for need in one.needs if objects)
+    return refused or (Verdict(allowed=True, needs=needs) if needs else ALLOWED)
 
 
 def getpolicy(kernel: Kernel, process: Process) -> list[Any]:

@@ -8,9 +8,9 @@ from typing import Any
 import trio
 from attrs import evolve
 
-from agentix_kernel import budgets, delivery, denials, lifecycle
+from agentix_kernel import budgets, delivery, denials, grants, lifecycle
 from agentix_kernel.authority.policy.document import Bounds
-from agentix_kernel.authority.policy.inforce import MORE_CHILDREN, InForce, Verdict
+from agentix_kernel.authority.policy.inforce import InForce, Verdict
 from agentix_kernel.config import Config
 from agentix_kernel.kernel import Kernel
 from agentix_kernel.outcome import NoReplyError, Recorded
@@ -59,19 +59,6 @@ def least(parent: Limits, wanted: Limits) -> Limits:
                   low(parent.pids, wanted.pids), low(parent.timeout_s, wanted.timeout_s))
 
 
-def _spent(process: Process) -> str:
-    count = process.policy.spawn_max
-    if not count:
-        return "it may spawn no agents"
-    return f"the {count} agents that it may spawn are spawned, or promised to its children"
-
-
-def _refused(kernel: Kernel, process: Process, what: str) -> CallError:
-    said = Verdict(allowed=False, rule=f"spawn at most {process.policy.spawn_max}", message=_spent(process),
-                   remedy=MORE_CHILDREN)
-    return denials.refuse(kernel, process, "dispatch", "SPAWN", what, said)
-
-
 def _left(kernel: Kernel, process: Process) -> Limits:
     """The parent's limits, of its time what is left: or a chain of children would live on and on."""
     limits = process.limits
@@ -84,17 +71,16 @@ def spawn(kernel: Kernel, process: Process, kind: str, argv: tuple[str, ...],
           options: dict[str, Any] | None) -> Coroutine[Any, Any, Any]:
     checked = table.parse_options(options or {}, by_agent=True)
     command = command_of(kind, argv, checked, (), own=process.command)
-    if process.spawned >= process.policy.spawn_max:  # first: what follows costs more
-        raise _refused(kernel, process, argv[0])
-    def narrowed() -> InForce:
-        return process.policy.narrowed(checked.get("mode"), checked.get("deny", ()), checked.get("spawn_max"))
-
-    policy = narrowed()
-    decision = process.policy.decide_spawn(checked.get("name"))
+    decision = process.policy.decide_spawn(checked.get("name"))  # first: what follows costs more
     if not decision.allowed:
         raise denials.refuse(kernel, process, "dispatch", "SPAWN", argv[0], decision)
-    if process.spawned + lifecycle.family_of(policy) > process.policy.spawn_max:
-        raise _refused(kernel, process, argv[0])
+    grants.leave_to_spawn(kernel, process, checked.get("name"), take=False)
+
+    def narrowed() -> InForce:
+        return process.policy.narrowed(checked.get("mode"), checked.get("deny", ()), checked.get("spawn_max"),
+                                       checked.get("capabilities"))
+
+    policy = narrowed()
     budgets.charge(kernel, process, "children")
     limits = least(_left(kernel, process), limits_of(checked, kernel.config))
     return _spawn(kernel, process, command, limits, (process.policy, policy, narrowed), checked.get("name"))

@@ -4,7 +4,7 @@ import errno
 from collections.abc import Coroutine
 from typing import Any
 
-from agentix_kernel import budgets, tools
+from agentix_kernel import budgets, grants, tools
 from agentix_kernel.kernel import Kernel
 from agentix_kernel.outcome import Recorded
 from agentix_kernel.process import Process
@@ -18,7 +18,7 @@ def exec_(kernel: Kernel, process: Process, name: str, arguments: dict[str, Any]
         raise CallError(errno.ENOENT, f"EXEC: no tool is named {name!r}", remedy="tools: " + ", ".join(tools.TOOLS))
     command = tool.read(arguments)
     budgets.charge(kernel, process, "tools")
-    most = process.policy.tool_timeout_s(name)
+    most = grants.leave_to_run(kernel, process, name)
     wanted = timeout_s or kernel.config.tool_timeout_s
     return _exec(kernel, process, name, command, wanted if most is None else min(wanted, most))
 

@@ -89,6 +89,9 @@ VERBS: Final = {
     "reload": Entry("runtimes", "read runtimes and profiles again"),
     "policy": Entry("policies", "read, ask and compare policies, and change them"),
     "why": Entry("why", "explain what an agent may not, and what would allow it"),
+    "caps": Entry("capabilities", "list who holds which capability, from whom"),
+    "grant": Entry("capabilities", "give an agent a capability"),
+    "revoke": Entry("capabilities", "take a capability back, with all that was made of it"),
     "completion": Entry("completion", "print the script that completes this in a shell"),
 }
 

@@ -21,7 +21,9 @@ from agentix.libc import abi, failure
 from agentix.libc.abi import *  # noqa: F403 - the ABI, whole
 from agentix.libc.failure import *  # noqa: F403 - likewise
 from agentix.libc.files import DirEntry as DirEntry
+from agentix.libc.policy import Held as Held
 from agentix.libc.policy import Policy as Policy
+from agentix.libc.policy import Rule as Rule
 from agentix.libc.policy import Verdict as Verdict
 from agentix.libc.processes import Ended as Ended
 from agentix.libc.processes import Usage as Usage
@@ -33,8 +35,8 @@ from agentix.libc.signals import SigInfo as SigInfo
 from agentix.libc.signals import getsignal as getsignal
 
 __all__ = [
-    "DirEntry", "Disposition", "Ended", "Handler", "Policy", "SigInfo", "Usage", "Verdict", "_exit", "exit",
-    "getsignal",
+    "DirEntry", "Disposition", "Ended", "Handler", "Held", "Policy", "Rule", "SigInfo", "Usage", "Verdict", "_exit",
+    "exit", "getsignal",
 ]
 __all__ += abi.__all__
 __all__ += calls.__all__

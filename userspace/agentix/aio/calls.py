@@ -34,8 +34,11 @@ sysinfo = awaitable(processes.sysinfo)
 wait = awaitable(processes.wait)
 waitpid = awaitable(processes.waitpid)
 
+caps = awaitable(policy.caps)
 checkpolicy = awaitable(policy.checkpolicy)
 getpolicy = awaitable(policy.getpolicy)
+grant = awaitable(policy.grant)
+revoke = awaitable(policy.revoke)
 
 
 async def openfile(path: files.Path, mode: Any = "r") -> Any:
@@ -44,7 +47,7 @@ async def openfile(path: files.Path, mode: Any = "r") -> Any:
 
 
 __all__ = [
-    "checkpolicy", "close", "exec_tool", "fsync", "getpid", "getpolicy", "getppid", "getrusage", "listdir", "lseek",
-    "mkdir", "open", "openfile", "pread", "pwrite", "read", "rename", "rmdir", "scandir", "spawn", "stat", "sysinfo",
-    "truncate", "unlink", "wait", "waitpid", "write",
+    "caps", "checkpolicy", "close", "exec_tool", "fsync", "getpid", "getpolicy", "getppid", "getrusage", "grant",
+    "listdir", "lseek", "mkdir", "open", "openfile", "pread", "pwrite", "read", "rename", "revoke", "rmdir", "scandir",
+    "spawn", "stat", "sysinfo", "truncate", "unlink", "wait", "waitpid", "write",
 ]

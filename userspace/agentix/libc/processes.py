@@ -37,25 +37,27 @@ def spawn(
     name: str | None = None, env: Mapping[str, str] | None = None, cwd: str | None = None,
     memory: int | None = None, cpus: float | None = None, pids: int | None = None, timeout: float | None = None,
     deny: Sequence[str] | None = None, mode: str | None = None, spawn_max: int | None = None,
+    capabilities: Sequence[str] | None = None,
 ) -> Request[int]:
     """Spawn a child agent, confined like the caller or more; its id.
 
     What runs is one of: a Python script (a path, or a sequence of path and arguments), read here with the caller's
     rights, or the caller's own (sys.argv[0]), which need not be a file here; a Python module; an executable of the
-    sandbox. `memory` is in bytes, `timeout` in seconds.
+    sandbox. `memory` is in bytes, `timeout` in seconds. The child holds all that the caller does, but for what lets it
+    spawn (`spawn_max` of that), or just `capabilities`.
     Raises Error: EPERM when the policy allows no (more) children, ENOENT, EACCES, ENOEXEC, EEXIST, EAGAIN, E2BIG.
     """
     kind, argv = command(script, args, module, exec)
     return Request(abi.SYS_SPAWN, kind, argv, options(
         source=_read(argv[0]) if kind == "script" else None, name=name, env=env, cwd=cwd, memory=memory, cpus=cpus,
-        pids=pids, timeout=timeout, deny=deny, mode=mode, spawn_max=spawn_max))
+        pids=pids, timeout=timeout, deny=deny, mode=mode, spawn_max=spawn_max, capabilities=capabilities))
 
 
 def options(**given: Any) -> dict[str, Any]:
     """The options of a spawn as the table of them has it, of what was given (not None) under spawn's words."""
     words = {"memory": "memory_bytes", "timeout": "timeout_s"}
     found = {words.get(word, word): value for word, value in given.items() if value is not None}
-    for word, plain in (("env", dict), ("deny", list)):
+    for word, plain in (("env", dict), ("deny", list), ("capabilities", list)):
         if word in found:
             found[word] = plain(found[word])
     return found

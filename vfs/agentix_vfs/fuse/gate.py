@@ -1,6 +1,7 @@
 """How whoever owns the mount judges and records what comes through it."""
 
 import errno
+from collections.abc import Sequence
 from typing import Protocol
 
 from agentix_syscalls.errors import CallError
@@ -32,6 +33,10 @@ class Gate(Protocol):
         """Raises CallError to deny, Withheld to leave the caller without an answer until it is killed."""
         ...
 
+    def count(self, who: Who, operation: str, asked: Sequence[tuple[str, int, bytes]]) -> None:
+        """Everything that one operation asked was let pass. Raises CallError when it is one too many."""
+        ...
+
     def ending(self, who: Who) -> bool:
         """Whether the caller's end is decided: then nothing of it is answered any more, through open files neither."""
         ...
@@ -52,6 +57,8 @@ class OpenGate:
         return Who(uid, gid)
 
     def check(self, who: Who, call: str, agent: int, path: bytes) -> None: ...
+
+    def count(self, who: Who, operation: str, asked: Sequence[tuple[str, int, bytes]]) -> None: ...
 
     def ending(self, who: Who) -> bool:
         del who

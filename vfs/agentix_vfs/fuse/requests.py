@@ -392,6 +392,7 @@ class Requests(pyfuse3.Operations):
         who, path = self._who(ctx), child_path(parent, name)
         try:
             self.gate.check(who, call, parent.mount.agent, path)
+            self.gate.count(who, call.lower(), ((call, parent.mount.agent, path),))
         except CallError as denied:
             self.gate.record(who, call.lower(), parent.mount.agent, path, denied.number)
             raise
@@ -406,9 +407,11 @@ class Requests(pyfuse3.Operations):
             return
         agent, path, number = 0, b"", 0
         try:
-            for place in reversed([place for one in asked for place in _places(*one)]):
+            places = [place for one in asked for place in _places(*one)]
+            for place in reversed(places):
                 _, agent, path = place
                 self.gate.check(who, *place)
+            self.gate.count(who, operation, places)
             yield who
         except CallError as error:
             number = error.number

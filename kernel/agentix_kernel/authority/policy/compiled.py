@@ -335,5 +335,7 @@ def _naming(rule: Rule) -> Rule | None:
 
 
 def _about(policy: Policy, resource: str, action: str) -> tuple[Rule, ...]:
-    return tuple(rule for rule in policy.rules
-                 if rule.capability.resource == resource and action in rule.capability.actions)
+    """The rules of an action, those that no meter counts first: where one allows it, nothing is used up."""
+    found = [rule for rule in policy.rules
+             if rule.capability.resource == resource and action in rule.capability.actions]
+    return tuple(sorted(found, key=lambda rule: rule.capability.constraints.metered))

@@ -16,8 +16,10 @@ from weakref import WeakValueDictionary
 
 from attrs import evolve, field, frozen
 
-from agentix_kernel.authority import capability as capabilities
-from agentix_kernel.authority.constraints import FREE, Constraints
+from agentix_kernel.authority.capability import Capability
+from agentix_kernel.authority.capability import parse as read_capability
+from agentix_kernel.authority.constraints import FREE
+from agentix_kernel.authority.holdings import Need
 from agentix_kernel.authority.patterns import DEPTH, Malformed, Pattern, name_covers, parse
 from agentix_kernel.authority.policy import agents_md, document
 from agentix_kernel.authority.policy.compiled import Compiled, Decision
@@ -81,7 +83,8 @@ class Ask:
 @frozen
 class Verdict:
     """What the rules say of a call; the mode is the caller's business. `rule` has its file and line, if it has any;
-    `file` and `line` say them apart. `remedy`: what would allow it.
+    `file` and `line` say them apart. `remedy`: what would allow it. `needs`: what it takes of what is metered, if it is
+    allowed by nothing else.
     """
 
     allowed: bool
@@ -90,6 +93,7 @@ class Verdict:
     remedy: str = ""
     file: str = ""
     line: int = 0
+    needs: tuple[Need, ...] = ()
 
 
 ALLOWED: Final = Verdict(allowed=True)
@@ -121,10 +125,6 @@ def _read(source: Source) -> Policy:
     complaints = [Complaint(one.mark, wrong) for one in policy.rules if (wrong := _unenforced(one)) is not None]
     complaints += [Complaint(one.mark, f"{one.at}: {ours} is the sandbox's own; choose another place")
                    for one in policy.binds if (ours := in_the_way(one.at, python_folders())) is not None]
-    start = Mark(policy.file, 1, 1)
-    if sum(_is_spawn(one) for one in policy.rules) > 1:
-        complaints.append(Complaint(start, "more than one rule allows to spawn: their numbers would be one; say it in "
-                                    "one rule, with an allowlist for several names"))
     if complaints:
         raise BadPolicy(complaints)
     return policy
@@ -146,14 +146,23 @@ def _named(name: str) -> Source:
 
 
 def _unenforced(one: Rule) -> str | None:
-    """Which of a rule's constraints no enforcer of this version holds: read over, it would allow more than it says."""
-    limits = one.capability.constraints
-    held = Constraints(allowlist=limits.allowlist, max=limits.max if _is_spawn(one) else None,
-                       timeout_ns=limits.timeout_ns if one.capability.resource == "tool" else None)
-    names = [name for name, value in limits.written() if (name, value) not in held.written()]
-    if _is_spawn(one) and limits.max is not None and len(one.capability.actions) > 1:
-        return "max is of action spawn alone: say the other actions in a rule of their own"
-    return f"{', '.join(names)}: not enforced in this version for {one.capability.resource}" if names else None
+    """Which constraint of a rule no enforcer holds: read over, it would allow more than it says."""
+    if one.capability.constraints.timeout_ns is None or one.capability.resource == "tool":
+        return None
+    return f"timeout: only tools have one, {one.capability.resource} has none"
+
+
+def held(text: str, mark: Mark) -> Rule:
+    """Read a capability that an agent is to hold. Raises CallError(EINVAL) that says what is wrong with it."""
+    complaints: list[Complaint] = []
+    try:
+        found = rule(ALLOW, read_capability(text), mark, complaints)
+    except Malformed as error:
+        raise CallError(errno.EINVAL, f"{text[:200]!r}: {error.message}, at character {error.at}") from None
+    wrong = complaints[0].message if found is None else _unenforced(found)
+    if found is None or wrong is not None:
+        raise CallError(errno.EINVAL, f"{text[:200]!r}: {wrong}")
+    return found
 
 
 def denial(text: str) -> Rule:
@@ -168,7 +177,7 @@ def denial(text: str) -> Rule:
     if colon and not ASKS[call.name].path:
         raise CallError(errno.EINVAL, f"deny {text!r}: {call.name} is not about a path")
     try:
-        found = capabilities.Capability("call", parse(call.name + path), frozenset({"make"}))
+        found = Capability("call", parse(call.name + path), frozenset({"make"}))
     except Malformed as error:
         raise CallError(errno.EINVAL, f"deny {text!r}: {error.message}") from None
     made = rule(DENY, found, COMMAND_LINE, [])
@@ -189,6 +198,8 @@ class InForce:
     """Names of the calls that the rules must be asked about; any other is allowed."""
     partial: frozenset[str]
     """Of these, the calls of which not every object is allowed, whatever denials say of the call by name."""
+    metered: bool
+    """Whether some of what is held is counted."""
 
     @property
     def policy(self) -> Policy:
@@ -231,24 +242,32 @@ class InForce:
             found = _either([compiled.decide(ask.resource, ask.action, one) for one in objects])
         elif not compiled.allows_any(ask.resource, ask.action):
             found = compiled.default(ask.resource, ask.action)
-        return ALLOWED if found.allowed else self._told(call, objects, found, ask.resource, ask.action)
+        if not found.allowed:
+            return self._told(call, objects, found, ask.resource, ask.action)
+        return _counted(found, Need(ask.resource, ask.action, objects))
 
     def _decide_move(self, path: bytes) -> Verdict:
+        verdict = ALLOWED
         for action in ("read", "write") if "RENAME" in self.partial else ():
             found = self.compiled.decide_tree("file", action, path)
             if not found.allowed:
                 return self._told("RENAME", (path,), found, "file", "read", "write")
+            verdict = _counted(found, Need("file", action, (path,), whole=True))  # of the last: to write
         found = self.compiled.decide_move(path)
         if found.allowed:
-            return ALLOWED
+            return verdict
         return evolve(self._told("RENAME", (path,), found),
                       message=f"RENAME {path.decode('utf-8', 'replace')} would move what the rule is about")
 
     def decide_spawn(self, name: str | None) -> Verdict:
-        """Whether an agent of this name may be spawned. How many may be is `spawn_max`."""
+        """Whether an agent of this name may be spawned."""
         wanted = name.encode() if name is not None else UNNAMED
-        found = self.compiled.decide("agent", "spawn", wanted)
-        return ALLOWED if found.allowed else self._told("SPAWN", (wanted,), found, "agent", "spawn")
+        found = self.compiled.decide("agent", SPAWN, wanted)
+        if not found.allowed:
+            told = self._told("SPAWN", (wanted,), found, "agent", SPAWN)
+            none = not self.compiled.allows_any("agent", SPAWN)
+            return evolve(told, message="it may spawn no agents", remedy=MORE_CHILDREN) if none else told
+        return _counted(found, Need("agent", SPAWN, (wanted,)))
 
     def _told(self, call: str, objects: tuple[bytes, ...], found: Decision, resource: str = "",
               *actions: str) -> Verdict:
@@ -263,12 +282,16 @@ class InForce:
         return Verdict(False, found.shown, message, remedy, found.file, found.line)
 
     def tool_timeout_s(self, name: str) -> float | None:
-        """The most that the rule which allows a tool gives one run of it."""
+        """The most that the rule which allows a tool, and counts nothing, gives one run of it."""
         found = self.compiled.decide("tool", "exec", name.encode("utf-8", "surrogateescape"))
         return found.constraints.timeout_ns / 1e9 if found.constraints.timeout_ns is not None else None
 
-    def narrowed(self, mode: str | None, deny: tuple[str, ...], spawn_max: int | None) -> "InForce":
-        """A child's policy: all of this one's denials and more, never a softer mode, never more children."""
+    def narrowed(self, mode: str | None, deny: tuple[str, ...], spawn_max: int | None,
+                 capabilities: tuple[str, ...] | None = None) -> "InForce":
+        """A child's policy: all of this one's denials and more, never a softer mode, never more than this one holds.
+
+        `capabilities`: these alone, or else all but what lets it spawn, and of that `spawn_max`.
+        """
         wanted = mode or self.mode
         if MODES.index(wanted) > MODES.index(self.mode):
             raise CallError(errno.EPERM, f"spawn: mode {wanted} is softer than the parent's {self.mode}",
@@ -276,11 +299,14 @@ class InForce:
         if (spawn_max or 0) > self.spawn_max:
             raise CallError(errno.EPERM, f"spawn: spawn_max {spawn_max} is over the parent's {self.spawn_max}",
                             rule="a child has at most what its parent has")
-        return made(self.source, self.document, wanted, self.deny + deny, tuple(shared_out(self.allows, spawn_max)))
+        allows = (tuple(shared_out(self.allows, spawn_max)) if capabilities is None
+                  else _chosen(self.allows, capabilities, spawn_max))
+        return made(self.source, self.document, wanted, self.deny + deny, allows)
 
-    def rules(self) -> list[str]:
-        """The rules as people read them."""
-        return list(_texts(self.compiled))
+    def rules(self) -> list[list[str | int]]:
+        """The rules as people read them, each with its file and line; 0 for those that stand in none."""
+        return [[text, one.mark.file, one.mark.line]
+                for one, text in zip(self.policy.rules, _texts(self.compiled), strict=True)]
 
     def describe(self) -> str:
         """The text of policy/effective."""
@@ -306,23 +332,30 @@ def _described(compiled: Compiled) -> str:
 def _either(found: list[Decision]) -> Decision:
     """Of one object under several names: denied by a rule under any of them, or else allowed under any."""
     denied = next((one for one in found if one.denies), None)
-    return denied or next((one for one in found if one.allowed), found[0])
+    allowed = sorted((one for one in found if one.allowed), key=lambda one: one.constraints.metered)
+    return denied or (allowed or found)[0]
+
+
+def _counted(found: Decision, need: Need) -> Verdict:
+    return Verdict(allowed=True, needs=(need,)) if found.constraints.metered else ALLOWED
 
 
 def make(source: Source | None = None, *, mode: str | None = None, deny: tuple[str, ...] = (),
-         spawn_max: int | None = None) -> InForce:
+         spawn_max: int | None = None, capabilities: tuple[str, ...] | None = None) -> InForce:
     """A policy from a document and what a command line adds; None: as the document says. A number of agents to spawn
-    takes the place of what the document says of spawning.
+    takes the place of what the document says of spawning, and capabilities that of all that it allows.
 
     Raises CallError(EINVAL): BadPolicy for the document, or what is wrong with the rest.
     """
     source = whole(source or Source())
     policy = read(source)
     allows = tuple(one for one in policy.rules if one.effect == ALLOW)
-    if spawn_max is not None:
+    if capabilities is not None:
+        allows = _chosen(allows, capabilities, spawn_max)
+    elif spawn_max is not None:
         allows = tuple(shared_out(allows, None))
     if spawn_max:
-        spawning = capabilities.Capability("agent", parse("", 1), frozenset({SPAWN}), evolve(FREE, max=spawn_max))
+        spawning = Capability("agent", parse("", 1), frozenset({SPAWN}), evolve(FREE, max=spawn_max))
         allows += (Rule(ALLOW, spawning, COMMAND_LINE),)
     return made(source, policy, mode or policy.mode, deny, allows)
 
@@ -342,6 +375,22 @@ def _most(one: Rule) -> int:
     return UNBOUNDED if most is None else most
 
 
+def _chosen(allows: tuple[Rule, ...], wanted: tuple[str, ...], spawn_max: int | None) -> tuple[Rule, ...]:
+    """These capabilities as rules, each at most one of what is allowed."""
+    if spawn_max is not None:
+        raise CallError(errno.EINVAL, "spawn: capabilities and spawn_max say the same thing twice",
+                        remedy="add capability://agent?action=spawn&max=N to the capabilities")
+    return tuple(dict.fromkeys(_within(allows, held(text, COMMAND_LINE).capability) for text in wanted))
+
+
+def _within(allows: tuple[Rule, ...], wanted: Capability) -> Rule:
+    source = next((one for one in allows if wanted.within(one.capability)), None)
+    if source is None:
+        raise CallError(errno.EPERM, f"spawn: {wanted} is more than all that may be given",
+                        rule="what is given is at most what is held")
+    return Rule(ALLOW, wanted, source.mark)
+
+
 def shared_out(allows: tuple[Rule, ...], count: int | None) -> Iterator[Rule]:
     """The rules with leave to spawn so many agents together, and no more: the first rules that allow it give it."""
     left = count or 0
@@ -357,6 +406,11 @@ def shared_out(allows: tuple[Rule, ...], count: int | None) -> Iterator[Rule]:
             left -= given
 
 
+def _place(one: Rule) -> tuple[bool, int, int]:
+    """Rules in the order of their file, then those of none."""
+    return not one.mark.line, one.mark.line, one.mark.column
+
+
 _SHARED: Final[WeakValueDictionary[object, Compiled]] = WeakValueDictionary()
 """What agents share that hold the same and are denied the same."""
 
@@ -366,13 +420,14 @@ def made(source: Source, document: Policy, mode: str, deny: tuple[str, ...], all
     if len(deny) > DENIALS_MAX:
         raise CallError(errno.EINVAL, f"over {DENIALS_MAX} denials beside the policy",
                         remedy="write them into a policy's file")
+    allows = tuple(sorted(allows, key=_place))
     key = (source, deny, allows)
     compiled = _SHARED.get(key)
     if compiled is None:
         denials = (*(one for one in document.rules if one.effect == DENY), *map(denial, deny))
-        rules = sorted((*allows, *denials), key=lambda one: (not one.mark.line, one.mark.line, one.mark.column))
-        _SHARED[key] = compiled = Compiled(evolve(document, rules=tuple(rules)))
-    return InForce(source, document, compiled, mode, deny, *_guarded(compiled))
+        _SHARED[key] = compiled = Compiled(evolve(document, rules=tuple(sorted((*allows, *denials), key=_place))))
+    metered = any(one.capability.constraints.metered for one in allows)
+    return InForce(source, document, compiled, mode, deny, *_guarded(compiled), metered)
 
 
 @lru_cache(maxsize=16)

@@ -8,6 +8,7 @@ from typing import Any, Final
 
 from agentix_kernel.control.operations import (
     agents,
+    capabilities,
     change,
     explain,
     files,
@@ -21,7 +22,8 @@ from agentix_kernel.control.operations import (
 )
 from agentix_syscalls.control import CONTROLS
 
-ROOMS: Final = (kernel, launch, programs, agents, record, change, files, runtimes, policies, replace, explain)
+ROOMS: Final = (kernel, launch, programs, agents, record, change, files, runtimes, policies, replace, explain,
+                capabilities)
 
 
 def _find(name: str) -> Callable[..., Any]:

@@ -37,7 +37,7 @@ async def asked(client: "Client", options: dict[str, Any]) -> InForce:
     """The policy that a spawn's options ask for. Raises CallError(EINVAL) with all that is wrong; that is recorded."""
     def work() -> InForce:
         return make(Source(*options.get("policy", ())), mode=options.get("mode"), deny=options.get("deny", ()),
-                    spawn_max=options.get("spawn_max"))
+                    spawn_max=options.get("spawn_max"), capabilities=options.get("capabilities"))
     return await recorded(client, options["policy"], work) if "policy" in options else work()
 
 

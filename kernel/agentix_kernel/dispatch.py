@@ -5,6 +5,7 @@ invoke: a handler gets values of the right types and asks for the rest (tree, fa
 """
 
 import errno
+import hashlib
 from collections.abc import Callable, Coroutine
 from typing import Any, Final, cast
 
@@ -30,9 +31,14 @@ PAID_ELSEWHERE: Final = BY_HANDLE | {"EXEC"}
 else that may be wrong with its call has been looked at.
 """
 NOTED_BYTES: Final = 256
-"""Values longer than this are told by their size in the record."""
+"""Values longer than this are told by size and hash in the record: who has the content can prove that it was that.
+sha256, as the journal has it: 4 KiB take it 2.8 us where the CPU helps, and blake2b 4.9. Shorter content could be
+guessed from its hash, so of that there is none.
+"""
 WAITS_MAX: Final = 1024
 """Calls of one agent that wait: each is a task of the kernel's."""
+UNRECORDED: Final = "not recorded"
+"""Stands for what is secret."""
 NOTED_DEPTH: Final = 4
 """Values nested deeper likewise: whoever reads the record must be able to decode it within wire.DEPTH_MAX."""
 
@@ -45,6 +51,7 @@ class Entry:
     run: Callable[..., Any] | None
     path_at: tuple[int, ...]
     bulk_at: tuple[int, ...]
+    secret_at: tuple[int, ...]
     counted: bool
     """By a budget of calls."""
     asking: bool
@@ -54,7 +61,8 @@ class Entry:
 def _entry(call: Call) -> Entry:
     names = [arg.name for arg in call.args]
     return Entry(call, handlers.HANDLERS.get(call.name), tuple(names.index(name) for name in call.paths),
-                 tuple(at for at, arg in enumerate(call.args) if arg.bulk or arg.secret),
+                 tuple(at for at, arg in enumerate(call.args) if arg.bulk and not arg.secret),
+                 tuple(at for at, arg in enumerate(call.args) if arg.secret),
                  call.name not in budgets.UNCOUNTED, call.name in loops.ASKING)
 
 
@@ -432,12 +440,19 @@ def _note(kernel: Kernel, process: Process, entry: Entry | None, args: Any, verd
 
 
 def _noted(entry: Entry, args: Any) -> list[Any]:
-    """Arguments of a call as they are recorded: bulk and secret ones by their size."""
-    if entry.bulk_at and args:
+    """Arguments of a call as they are recorded: nothing of secret ones, of bulk ones the size and perhaps a hash."""
+    if (entry.bulk_at or entry.secret_at) and args:
         args = list(args)
         for at in entry.bulk_at:
-            args[at] = len(args[at])
+            size = len(args[at])
+            args[at] = size if size <= NOTED_BYTES else [size, _hash(args[at])]
+        for at in entry.secret_at:
+            args[at] = UNRECORDED
     return [_brief(value) for value in args]
+
+
+def _hash(data: bytes) -> str:
+    return f"sha256:{hashlib.sha256(data).hexdigest()}"
 
 
 def _brief(value: Any, room: int = NOTED_DEPTH) -> Any:
@@ -445,12 +460,18 @@ def _brief(value: Any, room: int = NOTED_DEPTH) -> Any:
     if isinstance(value, int | float | None):
         return value
     if isinstance(value, bytes | str):
-        unit = "bytes" if isinstance(value, bytes) else "characters"
-        return value if len(value) <= NOTED_BYTES else f"{len(value)} {unit}"
+        return value if len(value) <= NOTED_BYTES else _long(value)
     if not room:
         return f"{len(value)} values"
     if isinstance(value, dict):
         rows = cast("dict[str, Any]", value)
-        return {key[:NOTED_BYTES]: "not recorded" if key in {"source", "env"} else _brief(item, room - 1)
+        return {key[:NOTED_BYTES]: UNRECORDED if key in {"source", "env"} else _brief(item, room - 1)
                 for key, item in list(rows.items())[:64]}
     return [_brief(item, room - 1) for item in value[:64]]
+
+
+def _long(value: bytes | str) -> str:
+    """What stands for a long value."""
+    if isinstance(value, bytes):
+        return f"{len(value)} bytes, {_hash(value)}"
+    return f"{len(value)} characters, {_hash(value.encode('utf-8', 'surrogateescape'))}"

@@ -1,6 +1,7 @@
 """From a frame to a reply, in one process: what the kernel answers when it is itself at fault, short or leaving."""
 
 import errno
+import hashlib
 
 import pytest
 import trio
@@ -177,4 +178,9 @@ async def test_long_arguments_are_told_by_their_size(bench):
     assert await door.finish(calls.SYS_EXEC, "x", {"deep": [[[[["end"]]]]], "k" * 999: "v" * 999}) == errno.ENOENT
     told = bench.kept(records.CALL)[-1].data[1][1]
     assert told["deep"] == ((("1 values",),),)
-    assert told["k" * 256] == "999 characters"
+    assert told["k" * 256] == f"999 characters, sha256:{hashlib.sha256(b'v' * 999).hexdigest()}"
+
+
+def test_secret_arguments_are_not_recorded_at_all():
+    entry = evolve(dispatch.ENTRIES[calls.SYS_CHECKPOLICY], secret_at=(1,), bulk_at=(0,))
+    assert dispatch._noted(entry, [b"short", "hunter2"]) == [5, "not recorded"]

@@ -168,3 +168,13 @@ def test_one_member_does_not_take_all_descriptors(live):
             assert greedy[-1].recv(1) == b""
         live.until(lambda: descriptors(live) < 400)
         live.ctl("ps", check=0, **MEMBER)
+
+
+@pytest.mark.parametrize("name", ["audit_anchor", "audit_rotate", "audit_rotate_key"])
+def test_the_journal_is_roots_to_keep(live, name):
+    def there():
+        return [sorted(os.listdir(f"{live.prefix}/state/{folder}")) for folder in ("keys", "journal")]
+    before = there()
+    with as_member(), connected(live) as sock:
+        assert "only root may" in ask(sock, name)
+    assert there() == before

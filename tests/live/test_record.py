@@ -1,5 +1,6 @@
 """The flight record of a living kernel: what is in it, that it is checked, and that it survives the worst."""
 
+import hashlib
 import json
 import os
 
@@ -82,6 +83,32 @@ libc.write(fd, b"hunter2 in a file")
     assert "hunter2" not in json.dumps(kernel.json("inspect", agent))
     write = next(row for row in kernel.record(agent, "call") if row["data"]["call"] == "WRITE")
     assert write["data"]["args"][1] == 17
+
+
+def test_long_content_is_recorded_by_its_hash(kernel, scripts):
+    """Whoever has the content can prove that it was written; who has the record alone cannot read it."""
+    content = b"a secret that is long: " + b"hunter2 " * 1000
+    agent = kernel.spawn(scripts(f"""
+from agentix import libc
+fd = libc.open("state/f", libc.O_CREAT | libc.O_WRONLY)
+libc.write(fd, {content!r})
+libc.write(fd, {content[:256]!r})
+try:
+    libc.exec_tool("none", {{"text": {content.decode()!r}}})
+except OSError:
+    pass
+"""))
+    kernel.ctl("wait", agent, check=0)
+    long = f"sha256:{hashlib.sha256(content).hexdigest()}"
+    rows = kernel.record(agent, "call")
+    assert [row["data"]["args"][1] for row in rows if row["data"]["call"] == "WRITE"] == [[len(content), long], 256]
+    (tool,) = [row["data"]["args"] for row in rows if row["data"]["call"] == "EXEC"]
+    assert tool[1]["text"] == f"{len(content)} characters, {long}"
+    kernel.ctl("audit", "verify", check=0)
+    folder = f"{kernel.prefix}/state/journal"
+    for name in os.listdir(folder):
+        with open(f"{folder}/{name}", "rb") as file:
+            assert b"hunter2" not in file.read(), name
 
 
 def test_tools_are_recorded(kernel, scripts):

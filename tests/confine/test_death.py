@@ -288,6 +288,27 @@ async def test_spawner_killed_and_zygote_too(lab, tmp_path):
     assert alive(running.sandbox.pid)
 
 
+async def test_a_zygote_that_is_reaped_while_a_launch_looks_it_up_is_made_again(lab):
+    texts = []
+
+    async def launch() -> None:
+        texts.append((await lab.run("print('here')")).text)
+
+    def lose() -> None:
+        for profile, pid in list(lab.sandboxes.zygotes.pids.items()):
+            lab.sandboxes.zygotes.forget(profile, lab.sandboxes.zygotes._zygotes[profile])
+            os.kill(pid, signal.SIGKILL)
+
+    await launch()
+    for steps in range(5):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(launch)
+            for _ in range(steps):
+                await trio.lowlevel.checkpoint()
+            lose()
+    assert texts == ["here\n"] * 6
+
+
 async def test_preload_that_is_missing_is_said_clearly(open_lab):
     async with open_lab() as lab:
         lab.sandboxes.preload = ("agentix.init", "no_such_preload")

@@ -264,9 +264,9 @@ def _bound(group: Group, what: Confined) -> None:
 
 
 async def _ask(zygote: socket.socket, fds: list[tuple[str, int]]) -> bool:
-    """Ask a zygote for a clone; False when it is gone."""
+    """Ask a zygote for a clone; False when it is gone, be it since its channel was looked up."""
     try:
-        while True:
+        while zygote.fileno() >= 0:
             try:
                 messages.send(zygote, {"names": [name for name, _ in fds]}, [fd for _, fd in fds])
             except BlockingIOError:
@@ -274,7 +274,8 @@ async def _ask(zygote: socket.socket, fds: list[tuple[str, int]]) -> bool:
             else:
                 return True
     except (BrokenPipeError, ConnectionResetError, trio.ClosedResourceError):
-        return False
+        pass
+    return False
 
 
 def _descriptors(what: Confined, mount_fds: list[int]) -> list[tuple[str, int]]:

@@ -39,8 +39,8 @@ def charge(kernel: Kernel, process: Process, what: str) -> None:
             process.spent.add(what)
             _tell(kernel, process, (what, limit, message), rule)
         if process.policy.mode != AUDIT:
-            raise CallError(over.number, message, rule=rule, remedy=over.remedy,
-                            enforcer="budgets") from None
+            remedy = over.remedy or "an operator can give it more: agentctl policy set"
+            raise CallError(over.number, message, rule=rule, remedy=remedy, enforcer="budgets") from None
     else:
         meter.take(now_ns)
 

@@ -113,7 +113,7 @@ def operation(rng: random.Random) -> tuple[str, str, str]:
         return resource, rng.choice(("read", "write")), path(rng, wild=0)
     if resource == "tool":
         return resource, "exec", rng.choice(WORDS)
-    return resource, "send", f"{rng.choice(WHOM)}/{rng.choice(SIGNALS)}"
+    return resource, "send", f"{rng.choice(('self', 'child'))}/{rng.choice(SIGNALS)}"
 
 
 def pause_ns(rng: random.Random) -> int:

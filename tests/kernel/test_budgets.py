@@ -41,7 +41,8 @@ async def test_an_agent_that_handles_it_is_told_once_and_refused_from_then_on(be
     door.call(calls.SYS_SIGACTION, *HANDLED)
     assert [door.call(calls.SYS_GETPID) for _ in range(6)] == [None] * 3 + [errno.EDQUOT] * 3
     assert len(sent(bench)) == len(bench.kept(records.BUDGET)) == 1
-    assert door.replies[-1][2][2] == "b.yaml: budgets: calls: 3"
+    _, _, rule, remedy, *_ = door.replies[-1][2]
+    assert (rule, remedy) == ("b.yaml: budgets: calls: 3", "an operator can give it more: agentctl policy set")
     assert door.call(999) == errno.ENOSYS
     assert await door.finish(calls.SYS_SIGWAIT, bit(signals.SIGBUDGET), 0) is None, "it can still hear of it"
     assert door.replies[-1][2][0] == signals.SIGBUDGET

@@ -44,7 +44,8 @@ def test_budgets_are_held_and_shown(kernel, scripts, tmp_path):
     path.write_text(POLICY)
     agent = kernel.spawn("--policy", path, scripts(AGENT))
     told = json.loads(kernel.until_logged(agent, "}"))
-    assert told["tools"] == [["EDQUOT", f"{path}: budgets: tools: 1", ""]] * 2
+    assert told["tools"] == [["EDQUOT", f"{path}: budgets: tools: 1",
+                               "an operator can give it more: agentctl policy set"]] * 2
     assert told["children"] == [None, ["EAGAIN", f"{path}: budgets: children: 1/h", "try again"]]
     assert told["heard"] == [f"the budget of tools is spent ({path}: budgets: tools: 1)",
                              f"the budget of children is spent ({path}: budgets: children: 1/h)"]

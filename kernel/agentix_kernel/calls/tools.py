@@ -17,8 +17,8 @@ def exec_(kernel: Kernel, process: Process, name: str, arguments: dict[str, Any]
     if tool is None:
         raise CallError(errno.ENOENT, f"EXEC: no tool is named {name!r}", remedy="tools: " + ", ".join(tools.TOOLS))
     command = tool.read(arguments)
-    budgets.charge(kernel, process, "tools")
     most = grants.leave_to_run(kernel, process, name)
+    budgets.charge(kernel, process, "tools")
     wanted = timeout_s or kernel.config.tool_timeout_s
     return _exec(kernel, process, name, command, wanted if most is None else min(wanted, most))
 

@@ -1,7 +1,8 @@
 """What becomes of the policies of an agent and its children when another document takes the place of theirs.
 
 The document says what the agent holds from then on. What was denied beside the old one stays denied, and a mode that is
-stricter stays; what was given beside it ends. A child holds of what it held what its parent still holds.
+stricter stays; what was given beside it ends. A child that held all that its parent did, but for spawning, goes on to
+hold that; any other keeps of what it held what its parent still holds.
 """
 
 from collections.abc import Iterator

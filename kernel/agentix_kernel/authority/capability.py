@@ -9,6 +9,7 @@ What is printed is read back as equal, and there is one way to print it.
 
 import difflib
 from collections.abc import Iterable
+from functools import cached_property
 from typing import Final
 
 from attrs import frozen
@@ -23,7 +24,7 @@ SCHEME: Final = "capability://"
 TEXT_MAX: Final = 8192
 
 
-@frozen
+@frozen(cache_hash=True)
 class Capability:
     """What may be done to what, and how. `actions` are of the resource's row and never empty."""
 
@@ -43,6 +44,10 @@ class Capability:
                 and self.constraints.within(other.constraints))
 
     def __str__(self) -> str:
+        return self._text
+
+    @cached_property
+    def _text(self) -> str:
         path = str(self.path)
         actions = [name for name in RESOURCE_BY_NAME[self.resource].action_names if name in self.actions]
         query = [("action", ",".join(actions)), *self.constraints.written()]

@@ -65,7 +65,11 @@ def test_what_a_document_shows_is_seen_and_outlasts_restart_and_boot(make_kernel
     assert os.listdir(f"{folder}/out") == [str(agent)]
     assert os.listdir(f"{folder}/in") == ["note"]
     assert os.stat(f"{folder}/out/{agent}").st_uid == 4243
+    effective = Path(kernel.tree(agent, "policy/effective")).read_text()
+    assert f"Limit:\tmemory 67108864 ({text}:4)\n" in effective
+    assert f"Bind:\t{folder}/in at /in ro ({text}:6)\n" in effective
     told = kernel.json("policy", "show", agent)
+    assert f"Hash:\t{told['hash']}\n" in effective
     assert [(bind["host"], bind["at"], bind["line"]) for bind in told["binds"]] == [
         (f"{folder}/in", "/in", 6), (f"{folder}/out", "/out", 7)]
 

@@ -23,7 +23,7 @@ from agentix_kernel.authority.holdings import Need
 from agentix_kernel.authority.patterns import DEPTH, Malformed, Pattern, name_covers, parse
 from agentix_kernel.authority.policy import agents_md, document
 from agentix_kernel.authority.policy.compiled import Compiled, Decision
-from agentix_kernel.authority.policy.document import Policy
+from agentix_kernel.authority.policy.document import BOUNDS, Policy
 from agentix_kernel.authority.policy.reading import NOWHERE, BadPolicy, Complaint, Mark
 from agentix_kernel.authority.policy.rules import ALLOW, DENY, Rule, rule, rule_line
 from agentix_kernel.confine.template import in_the_way, python_folders
@@ -310,7 +310,8 @@ class InForce:
 
     def describe(self) -> str:
         """The text of policy/effective."""
-        head = f"Mode:\t{self.mode}\nSpawnMax:\t{self.spawn_max}\nPolicy:\t{self.policy.name}\n"
+        head = (f"Mode:\t{self.mode}\nSpawnMax:\t{self.spawn_max}\nPolicy:\t{self.policy.name}\n"
+                f"Hash:\t{self.source.hash}\n")
         return head + _described(self.compiled)
 
 
@@ -322,7 +323,10 @@ def _texts(compiled: Compiled) -> tuple[str, ...]:
 
 @lru_cache(maxsize=16)
 def _described(compiled: Compiled) -> str:
-    lines: list[str] = []
+    document = compiled.policy
+    lines = [f"Limit:\t{key} {getattr(document.limits, name):.12g} ({document.file}:{mark.line})\n"
+             for key, name in BOUNDS if (mark := document.limits.marks.get(name)) is not None]
+    lines += [f"Bind:\t{bind} ({bind.mark.file}:{bind.mark.line})\n" for bind in document.binds]
     for one, text in zip(compiled.policy.rules, _texts(compiled), strict=True):
         where = f" ({one.mark.file}:{one.mark.line})" if one.mark.line else ""
         lines.append(f"{one.effect.capitalize()}:\t{text.partition(' ')[2]}{where}\n")

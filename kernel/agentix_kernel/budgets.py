@@ -53,10 +53,15 @@ def count_denial(kernel: Kernel, process: Process) -> None:
 
 def follow(process: Process) -> None:
     """Another policy came into force: its budgets hold, less what was used of those of the same name."""
-    before, limits = process.budgets, process.policy.policy.budgets
-    if [(what, meter.limits) for what, meter in before.items()] != list(limits):
-        process.budgets = {what: Meter(limit, before[what].used if what in before else 0) for what, limit in limits}
-        process.spent.clear()
+    before = process.budgets
+    process.budgets = {what: _amended(before.get(what), limit) for what, limit in process.policy.policy.budgets}
+    process.spent &= {what for what, meter in process.budgets.items() if meter is before.get(what)}
+
+
+def _amended(meter: Meter | None, limit: Constraints) -> Meter:
+    if meter is None or meter.limits == limit:
+        return meter or Meter(limit)
+    return Meter(limit, meter.used)
 
 
 def _tell(kernel: Kernel, process: Process, data: tuple[str, str, str], rule: str) -> None:

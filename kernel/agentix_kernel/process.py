@@ -226,7 +226,9 @@ class Process:
     last_denial: Denial | None = None
     """Of this life or an earlier one."""
     budgets: dict[str, Meter] = field(default=Factory(_own_budgets, takes_self=True))
-    """Of its policy, by what they count. An agent and all it spawns draw on the same."""
+    """Of its policy, by what they count. An agent and all it spawns draw on the same; a number is for a life, a rate
+    goes on through all lives, or ending itself would fill it again.
+    """
     spent: set[str] = field(factory=set[str])
     """Those that it was told are exhausted, and that have not recovered since."""
     repeats: Repeats = field(factory=Repeats)
@@ -266,10 +268,14 @@ class Process:
         return self.state in ALIVE
 
     def following(self, wall_ns: int, monotonic_ns: int) -> "Process":
-        """The next life: the same agent, with nothing of what this life did but why it was refused something last."""
+        """The next life: the same agent, with nothing of what this life did but why it was refused something last, and
+        how much of its rates it used.
+        """
+        budgets = {what: meter if meter.limits.rate is not None else Meter(meter.limits)
+                   for what, meter in self.budgets.items()}
         return Process(self.id, self.life + 1, self.name, self.uid, self.parent, self.command, self.limits, self.policy,
                        wall_ns, monotonic_ns, self.lives, self.origin, log=self.log, trail=self.trail,
-                       last_denial=self.last_denial, waking=trio.CancelScope(),
+                       last_denial=self.last_denial, budgets=budgets, waking=trio.CancelScope(),
                        gone=trio.Event() if self.gone.is_set() else self.gone)
 
     def wake(self) -> None:

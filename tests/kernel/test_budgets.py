@@ -4,11 +4,13 @@ import errno
 
 import pytest
 
-from agentix_kernel import enforcement
+from agentix_kernel import enforcement, lifecycle
 from agentix_kernel.authority.policy.inforce import Source, make
-from agentix_kernel.process import Why
+from agentix_kernel.process import Command, State, Why
+from agentix_kernel.world import Limits
 from agentix_syscalls import calls, records, signals
 from agentix_syscalls.signals import bit
+from agentix_syscalls.spawn import Restart
 
 HANDLED = (signals.SIGBUDGET, calls.SIG_HANDLE)
 
@@ -124,11 +126,20 @@ async def test_a_masked_or_ignored_signal_gives_nothing_back(bench, disposition)
     assert [door.call(calls.SYS_GETPID) for _ in range(3)] == [None, errno.EDQUOT, errno.EDQUOT]
 
 
-async def test_another_life_has_a_new_budget(bench):
-    door = await bench.door(policy=of("{calls: 2}"))
-    door.call(calls.SYS_GETPID)
-    following = door.process.following(1, 1)
-    assert (door.process.budgets["calls"].used, following.budgets["calls"].used) == (1, 0)
+async def test_another_life_has_a_new_budget_but_no_new_rate(bench, autojump_clock):
+    policy = of("{calls: 2, denials: 3/h}", deny=("GETPOLICY",))
+    process, _ = await lifecycle.spawn(bench.kernel, Command("exec", ("agent",)), Limits(), policy, None, None,
+                                       Restart("always"))
+    door = bench.connect(process).greet()
+    assert [door.call(calls.SYS_GETPOLICY) for _ in range(2)] == [errno.EPERM] * 2
+    door.call(calls.SYS_EXIT, 0)
+    await process.over.wait()
+    following = bench.kernel.table.latest(process)
+    while following.state is not State.RUNNING:
+        await following.changed.park()
+    assert following.life == 2
+    now = bench.kernel.world.clock.monotonic_ns()
+    assert {what: meter.left(now) for what, meter in following.budgets.items()} == {"calls": 2, "denials": 1}
 
 
 @pytest.mark.parametrize(("after", "left"), [("{calls: 5}", 2), ("{calls: 3}", 0), ("{calls: 2, tools: 1}", 0)])
@@ -143,9 +154,9 @@ async def test_another_policy_gives_its_budgets_less_what_was_used(bench, after,
 async def test_another_policy_with_the_same_budgets_fills_no_bucket_and_keeps_the_familys(bench):
     door = await bench.door(policy=of("{calls: 2/h}"))
     door.call(calls.SYS_SIGACTION, *HANDLED)
-    shared = door.process.budgets
+    shared = door.process.budgets["calls"]
     assert [door.call(calls.SYS_GETPID) for _ in range(3)] == [None, None, errno.EAGAIN]
     enforcement.put(bench.kernel, door.process, of("{calls: 2/h}", mode="strict"))
-    assert door.process.budgets is shared
+    assert door.process.budgets["calls"] is shared
     assert door.call(calls.SYS_GETPID) == errno.EAGAIN
     assert len(sent(bench)) == 1

@@ -12,7 +12,7 @@ from agentix_kernel.history import blocks, fill
 from agentix_kernel.history.index import connected, position
 from agentix_kernel.history.question import Question
 from agentix_kernel.journal import format as form
-from agentix_kernel.journal import walk
+from agentix_kernel.journal import packed, retention, walk
 from agentix_kernel.journal.errors import JournalDamaged
 from agentix_kernel.journal.read import read
 from agentix_syscalls import records
@@ -186,6 +186,21 @@ def test_dropped_segments_leave_the_index(tmp_path):
         left = db.execute("SELECT count(*) FROM seen WHERE block NOT IN (SELECT first_seq FROM blocks)").fetchone()[0]
     assert min(segments) == walk.numbers(disk)[0]
     assert left == 0
+
+
+def test_compressed_segments_are_unpacked_once(tmp_path, monkeypatch):
+    disk = made(14)
+    index = index_of(disk, tmp_path)
+    filled(index, 4)
+    closed = walk.numbers(disk)[:-2]
+    for number in closed:
+        retention.compress(disk, number)
+    filled(index)
+    held_together(disk, index, random.Random(14))
+    unpacked, whole = [], linear(disk, Question())
+    monkeypatch.setattr(packed, "content", lambda data, real=packed.content: unpacked.append(1) or real(data))
+    assert found(index, Question()) == whole
+    assert len(unpacked) == len(closed) > 5
 
 
 def test_a_damaged_block_is_no_missing_answer(tmp_path):

@@ -2,6 +2,7 @@
 
 import contextlib
 import csv
+import errno
 import io
 import json
 import os
@@ -14,7 +15,9 @@ from emulation import WAIT_S
 from google.protobuf import json_format
 from opentelemetry.proto.logs.v1.logs_pb2 import LogsData
 
+from agentix.control import pieces
 from agentix_syscalls import control, wire
+from agentix_syscalls.errors import CallError
 
 WORK = """
 from agentix import libc
@@ -214,10 +217,29 @@ def test_a_member_may_look(live, worker):
     assert live.ctl("boots", check=0, **MEMBER).stdout == live.ctl("boots", check=0).stdout
 
 
-def test_a_member_who_reads_nothing_holds_up_nobody(live, worker, scripts):
-    """Answers that nobody reads wait in forks of the historian: so many for one person, and others have theirs."""
+@pytest.fixture(scope="module")
+def long(live, scripts):
+    """An agent whose record is longer than a pipe takes."""
     agent = live.spawn(scripts("from agentix import libc\nfor _ in range(1000):\n    libc.getpid()\n"))
     live.ctl("wait", agent, check=0)
+    return agent
+
+
+def test_an_answer_that_breaks_off_is_never_taken_for_a_whole_one(live, long):
+    with connected(live) as sock:
+        answer = pieces("audit_export", ask(sock, "audit_export", {"agents": [long]}))
+        got = [next(answer)]
+        with open(f"/proc/{historian(live)}/task/{historian(live)}/children") as file:
+            os.kill(int(file.read().split()[0]), signal.SIGKILL)
+        with pytest.raises(CallError, match="broke off") as broken:
+            got.extend(answer)
+    assert broken.value.number == errno.EPIPE
+    assert 0 < sum(len(rows) for _, rows in got) < 1000
+    live.until(lambda: "an answer to uid 4242 broke off, with status -9" in live.ctl("kernel-log", check=0).stdout)
+
+
+def test_a_member_who_reads_nothing_holds_up_nobody(live, worker, long):
+    """Answers that nobody reads wait in forks of the historian: so many for one person, and others have theirs."""
     with connected(live) as sock, contextlib.ExitStack() as held:
         answers = [ask(sock, "audit_query", {}, 0, False) for _ in range(12)]
         files = [held.enter_context(open(fd, "rb", buffering=0)) for fd in answers]

@@ -6,7 +6,7 @@ from typing import Final
 
 from attrs import define, field, frozen
 
-from agentix_kernel.journal import walk
+from agentix_kernel.journal import packed, walk
 from agentix_kernel.journal.errors import JournalDamaged
 from agentix_kernel.journal.format import Broken, Group
 from agentix_kernel.journal.key import Key
@@ -73,12 +73,29 @@ def _head_link(disk: Disk, key: Key, number: int) -> bytes:
     return head.link
 
 
-def load(disk: Disk, key: Key, place: Place) -> list[Grouped]:
+@define
+class Bytes:
+    """The bytes of blocks. Of a compressed segment the content is kept, for the next block is often of the same one."""
+
+    disk: Disk
+    _number: int = 0
+    _content: bytes = b""
+
+    def read(self, place: Place) -> bytes:
+        """Raises OSError, JournalDamaged."""
+        if place.number != self._number:
+            if not packed.is_packed(walk.load_raw(self.disk, place.number, packed.BEGIN)):
+                return walk.load(self.disk, place.number, place.begin, place.end - place.begin)
+            self._number, self._content = place.number, walk.load(self.disk, place.number)
+        return self._content[place.begin:place.end]
+
+
+def load(held: Bytes, key: Key, place: Place) -> list[Grouped]:
     """The groups of a block that was met before, each vouched for by the key. Raises JournalDamaged when they are not
-    there as they were.
+    there as they were, OSError.
     """
-    cursor = Cursor(place.number, place.begin, place.link, place.first_seq)
-    groups = list(walk.chain(walk.load(disk, place.number, place.begin, place.end - place.begin), key, cursor))
+    cursor, disk = Cursor(place.number, place.begin, place.link, place.first_seq), held.disk
+    groups = list(walk.chain(held.read(place), key, cursor))
     if (cursor.offset, cursor.next_seq) != (place.end, place.next_seq):
         raise JournalDamaged(
             errno.EUCLEAN, f"journal {disk}: records {cursor.next_seq} to {place.next_seq - 1} are not there as they "

@@ -72,7 +72,7 @@ class Filler:
                                  "ORDER BY first_seq DESC LIMIT 1").fetchone()) is not None:
             place = Place(*row)
             try:
-                blocks.load(self.index.disk, self.index.key, place)
+                blocks.load(blocks.Bytes(self.index.disk), self.index.key, place)
             except (JournalError, OSError):
                 _forget(db, "first_seq = ?", place.first_seq)
                 _set_position(db, place.number, place.begin, place.link, place.first_seq)

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 from agentix_kernel.history.index import Index
 from agentix_kernel.journal import format as form
 from agentix_kernel.journal import read, walk
-from agentix_kernel.journal.errors import JournalDamaged
+from agentix_kernel.journal.errors import JournalDamaged, JournalError
 from agentix_kernel.journal.format import Group
 from agentix_kernel.journal.read import Record
 from agentix_syscalls.errors import CallError
@@ -53,7 +53,7 @@ def _chained(index: Index, seq: int) -> Place | None:
 
 def _astray(index: Index, seq: int) -> Place | None:
     """By its own digest alone: something before it is not as it was written."""
-    for number in walk.numbers(index.disk):
+    for number in _candidates(index, seq):
         data = walk.load(index.disk, number)
         for key in (index.key, *index.key.others):
             at = form.FIRST_GROUP
@@ -63,3 +63,20 @@ def _astray(index: Index, seq: int) -> Place | None:
                                  "is damaged; agentctl audit verify tells where")
                 at = group.end
     return None
+
+
+def _candidates(index: Index, seq: int) -> list[int]:
+    """The segments that may hold a record by what their heads say, and those whose heads say nothing."""
+    there = walk.numbers(index.disk)
+    firsts = [_first(index, number) for number in there]
+    following = [*firsts[1:], None]
+    return [number for number, first, behind in zip(there, firsts, following, strict=True)
+            if first is None or (first <= seq and (behind is None or seq < behind))]
+
+
+def _first(index: Index, number: int) -> int | None:
+    try:
+        cursor = walk.try_start(index.disk, index.key, number)
+    except JournalError:
+        return None
+    return None if cursor is None else cursor.next_seq

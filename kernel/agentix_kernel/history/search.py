@@ -40,9 +40,10 @@ def search(index: Index, asked: Question, *, newest: bool = False) -> Iterator[P
 
 
 def _known(index: Index, places: Iterable[blocks.Place]) -> Iterator[list[Grouped]]:
+    held = blocks.Bytes(index.disk)
     for place in places:
         try:
-            yield blocks.load(index.disk, index.key, place)
+            yield blocks.load(held, index.key, place)
         except (JournalError, OSError):
             if place.number in walk.numbers(index.disk):  # else retention has just dropped it
                 raise

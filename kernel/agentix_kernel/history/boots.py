@@ -11,9 +11,8 @@ from agentix_kernel.history.search import search
 from agentix_kernel.journal.read import Record
 from agentix_syscalls import records
 
-PANIC: Final = "panic"
-_KINDS: Final = frozenset(kind.number for kind in records.KINDS
-                          if kind.name in {"boot", "shutdown", PANIC, "lost", "restart", "step"})
+_ENDS: Final = {"shutdown": "in order", "panic": "panicked"}
+_KINDS: Final = frozenset(records.BY_NAME[name].number for name in ("boot", "lost", "restart", "step", *_ENDS))
 _REPAIRS: Final = {"sweep": "of a dead kernel", "journal": ", cut "}
 """Steps of a boot that may tell of repairs, and what they say then."""
 
@@ -36,9 +35,8 @@ def begun(index: Index) -> list[Begun]:
 class Boot:
     """One row. Times are ns; `ended_ns` is when the last record was made, None while it runs.
 
-    `end`: "in order", "failed" (it could not go on, and closed its record), "panicked", "killed", or "running". `lost`:
-    agents that ran when it died, as the next boot found them. `restarted`: those that it ran again as it began.
-    `repaired`: what a dead kernel had left, in its own words.
+    `end`: "in order", "panicked", "killed", or "running". `lost`: agents that ran when it died, as the next boot found
+    them. `restarted`: those that it ran again as it began. `repaired`: what a dead kernel had left, in its own words.
     """
 
     boot: int
@@ -54,10 +52,9 @@ class Boot:
 
     def take(self, record: Record, name: str) -> None:
         """What is recorded while it runs."""
-        if name in {"shutdown", PANIC}:
-            self.why = str(record.data[0]) if record.data else ""
-            self.end = PANIC + "ked" if name == PANIC else "in order" if self.why else "failed"
-            self.ended_ns = record.wall_ns
+        if name in _ENDS:
+            self.end, self.ended_ns = _ENDS[name], record.wall_ns
+            self.why = ": ".join(map(str, record.data[:2]))
         elif name == "step":
             step, detail = map(str, record.data[:2])
             if step in _REPAIRS and _REPAIRS[step] in detail:

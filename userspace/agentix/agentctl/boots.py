@@ -1,6 +1,6 @@
 """Verbs about the kernel's own past: boots and kernel-log."""
 
-from typing import Any
+from typing import Any, Final
 
 import click
 
@@ -51,13 +51,20 @@ def kernel_log(which: Which, boot: int, *, as_json: bool) -> None:
                 click.echo(show.dump(row) if as_json else _log_line(row))
 
 
+_TOLD: Final = {"error": ("in {where}", "traceback"), "stall": ("no turn of the loop for {seconds} s", "stacks"),
+                "panic": ("in {where}: {what}; agentctl postmortem tells more", "")}
+"""What went wrong, by its kind: a sentence, and the field that stands below it."""
+
+
 def _log_line(row: dict[str, Any]) -> str:
     """Steps and errors as people tell them; other records as a trace shows them."""
     data, at = row["data"], row["wall_ns"]
     time = f"{show.moment(at)}.{at // 10**6 % 1000:03}"
     if row["kind"] == "step":
         return f"{time} {show.printable(data['step'])}: {show.printable(data['detail'])}"
-    if row["kind"] == "error":
-        told = [show.printable(text) for text in str(data["traceback"]).rstrip().splitlines()]
-        return "\n    ".join([f"{time} {show.colour('ERROR', fg='red')} in {show.printable(data['where'])}:", *told])
-    return line(row, dated=True)
+    if row["kind"] not in _TOLD:
+        return line(row, dated=True)
+    told, below = _TOLD[row["kind"]]
+    head = show.printable(told.format_map(data))
+    lines = [show.printable(text) for text in str(data.get(below, "")).rstrip().splitlines()]
+    return "\n    ".join([f"{time} {show.colour(row['kind'].upper(), fg='red')}: {head}", *lines])

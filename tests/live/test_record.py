@@ -60,7 +60,8 @@ def test_trace_for_people(kernel, scripts):
 
 def test_following_shows_what_comes(kernel):
     agent = kernel.spawn("--", "/bin/sleep", "600")
-    with kernel.begin("trace", "-f", "--json", agent) as follower:
+    wanted = [word for kind in ("spawn", "signal", "exit") for word in ("--kind", kind)]
+    with kernel.begin("trace", "-f", "--json", *wanted, agent) as follower:
         try:
             assert json.loads(follower.stdout.readline())["kind"] == "spawn"
             assert json.loads(follower.stdout.readline())["phase"] == "outcome"

@@ -82,7 +82,12 @@ async def _rotate_key(kernel: Kernel, by: str) -> tuple[Key, Key]:
     old, data = journal.key, (new.id.hex(), journal.key.id.hex(), by)
     correlation = kernel.next_correlation()
     await kernel.settle(kernel.record(records.KEY, phase=records.INTENT, correlation=correlation, data=data))
-    journal.roll(new)
+    try:
+        journal.roll(new)
+    except OSError:
+        kernel.record(records.KEY, phase=records.OUTCOME, verdict=records.FAILED, correlation=correlation, data=data)
+        kernel.flush()
+        raise
     seq = kernel.record(records.KEY, phase=records.OUTCOME, verdict=records.ALLOWED, correlation=correlation, data=data)
     await kernel.settle(seq)
     await trio.to_thread.run_sync(keys.adopt, path, new)

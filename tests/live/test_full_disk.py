@@ -191,3 +191,21 @@ def test_no_boot_without_room(make_kernel):
     finally:
         subprocess.run(["umount", folder], check=True)
         os.rmdir(folder)
+
+
+def test_a_key_cannot_be_changed_without_room(disk):
+    """Nothing was changed then, and with room it is."""
+    live, folder, fill = disk
+    for _ in range(3):  # until no segment is ready any more
+        fill()
+        told = live.ctl("audit", "rotate")
+        if told.returncode:
+            break
+    assert "No space left" in told.stderr
+    assert "Traceback" not in live.log()
+    refused = live.ctl("audit", "rotate-key")
+    assert refused.returncode == 1
+    assert "No space left" in refused.stderr
+    os.unlink(f"{folder}/ballast")
+    live.until(lambda: live.ctl("audit", "rotate-key").returncode == 0)
+    assert live.json("audit", "verify")["ok"]

@@ -2,8 +2,8 @@
 
 import errno
 import time
-from collections.abc import AsyncGenerator
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, Generator
+from contextlib import aclosing, contextmanager
 from typing import TYPE_CHECKING, Any, Final
 
 import trio
@@ -166,9 +166,9 @@ async def audit_verify(client: "Client") -> dict[str, Any]:
 
 async def audit_anchor(client: "Client") -> dict[str, Any]:
     kernel = client.kernel
-    _recording(kernel)
     assert kernel.anchoring is not None
-    anchor, rows = await kernel.anchoring.now()
+    with _recording(kernel):
+        anchor, rows = await kernel.anchoring.now()
     kernel.record(records.ANCHOR, verdict=records.ALLOWED, data=(
         anchor.link.hex(), anchor.seq, "", f"asked for by uid {client.peer.uid}"))
     kernel.flush()
@@ -176,17 +176,22 @@ async def audit_anchor(client: "Client") -> dict[str, Any]:
 
 
 async def audit_rotate(client: "Client") -> int:
-    _recording(client.kernel)
-    return await recordkeeping.rotate(client.kernel)
+    with _recording(client.kernel):
+        return await recordkeeping.rotate(client.kernel)
 
 
 async def audit_rotate_key(client: "Client") -> dict[str, str]:
-    _recording(client.kernel)
-    old, new = await recordkeeping.rotate_key(client.kernel, f"uid {client.peer.uid}")
+    with _recording(client.kernel):
+        old, new = await recordkeeping.rotate_key(client.kernel, f"uid {client.peer.uid}")
     return {"key": new.id.hex(), "before": old.id.hex()}
 
 
-def _recording(kernel: "Kernel") -> None:
-    """Raises CallError: it would wait for as long as nothing can be recorded."""
+@contextmanager
+def _recording(kernel: "Kernel") -> Generator[None]:
+    """Raises CallError for what the disk refuses, and beforehand while nothing can be recorded: else it would wait."""
     if kernel.journal.failed is not None:
         raise denials.unrecorded(kernel)
+    try:
+        yield
+    except OSError as error:
+        raise CallError(error.errno or errno.EIO, error.strerror or str(error)) from error

@@ -36,17 +36,18 @@ async def _look(kernel: Kernel) -> str:
     """One round; returns what went wrong."""
     try:
         await _drop(kernel)
-        await trio.to_thread.run_sync(_compress, kernel)
+        await _compress(kernel)
     except (OSError, Broken) as error:
         return str(error)
     return ""
 
 
-def _compress(kernel: Kernel) -> None:
+async def _compress(kernel: Kernel) -> None:
+    """One segment at a time, so that a shutdown waits for no more than that."""
     disk, segment = kernel.journal.disk, kernel.journal.segment
     for number in numbers(disk):
         if number <= segment - retention.OPEN_SEGMENTS:
-            retention.compress(disk, number)
+            await trio.to_thread.run_sync(retention.compress, disk, number)
 
 
 async def _drop(kernel: Kernel) -> None:
@@ -54,7 +55,7 @@ async def _drop(kernel: Kernel) -> None:
     config, journal = kernel.config, kernel.journal
     drop = await trio.to_thread.run_sync(partial(
         retention.expired, journal.disk, journal.key, journal.segment, kernel.world.clock.wall_ns(),
-        int(config.journal_keep_days * DAY_NS), config.journal_keep_bytes))
+        int(config.journal_keep_days * DAY_NS), config.journal_keep_bytes), abandon_on_cancel=True)
     if drop is not None:
         await kernel.settle(kernel.record(records.DROPPED, data=drop.data))
         await trio.to_thread.run_sync(retention.remove, journal.disk, drop)

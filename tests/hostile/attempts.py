@@ -5,9 +5,9 @@ Expressions are evaluated by probe.py inside of the agent; effects are looked fo
 
 from attrs import frozen
 
-# Who refuses. What these four refuse is in the record as a denial with its rule.
-DISPATCH, MOUNT, SECCOMP, SIGNALS = "dispatch", "mount", "seccomp", "signals"
-MEDIATED = {DISPATCH, MOUNT, SECCOMP, SIGNALS}
+# Who refuses. What these five refuse is in the record as a denial with its rule.
+DISPATCH, MOUNT, SECCOMP, SIGNALS, CAPABILITIES = "dispatch", "mount", "seccomp", "signals", "capabilities"
+MEDIATED = {DISPATCH, MOUNT, SECCOMP, SIGNALS, CAPABILITIES}
 PROTOCOL = "protocol"
 """The frames themselves: a fault of the connection, recorded as such."""
 CALL = "call"

@@ -3,10 +3,12 @@
 from hostile.attempts import (
     ABSENT,
     CALL,
+    CAPABILITIES,
     DISPATCH,
     HARMLESS,
     LANDLOCK,
     LINUX,
+    MOUNT,
     PROTOCOL,
     SECCOMP,
     SIGNALS,
@@ -320,4 +322,40 @@ FRAMES = (
             "kernel"),
 )
 
-ALL = (*LINUX_CALLS, *PROCESSES, *NETWORK, *SIGNALLED, *CLAIMS, *RESOURCES, *FRAMES)
+MORE = "what is given is at most what is held"
+WIDER = {
+    "a tool instead of files": "1, libc.getpid(), 'capability://tool/*?action=exec'",
+    "files instead of signals": "2, libc.getpid(), 'capability://file?action=write'",
+    "other signals": "3, libc.getpid(), 'capability://signal/child/SIGKILL?action=send'",
+    "signals to anybody": "3, libc.getpid(), 'capability://signal/*/SIGUSR2?action=send'",
+    "any tool": "4, libc.getpid(), 'capability://tool?action=exec'",
+    "children of any name": "5, libc.getpid(), 'capability://agent/*?action=spawn&max=1'",
+    "one child more": "5, libc.getpid(), 'capability://agent/kid-*?action=spawn&max=5'",
+    "children without end": "5, libc.getpid(), 'capability://agent/kid-*?action=spawn'",
+    "another action besides": "5, libc.getpid(), 'capability://agent/kid-*?action=spawn,wait&max=1'",
+}
+"""Arguments of GRANT that ask for more than the handle has: handles are the policy's rules, in their order."""
+HOLDINGS = (
+    *(Attempt(f"give oneself {what}", "capabilities", f"libc.grant({args})", CAPABILITIES, "EPERM", "caps", MORE)
+      for what, args in WIDER.items()),
+    *(Attempt(f"a capability that is none: {text}", "capabilities", f"libc.grant(1, libc.getpid(), {text!r})", CALL,
+              "EINVAL", "caps")
+      for text in ("", "capability://", "file", "capability://file/../etc?action=read", "capability://file?action=all",
+                   "capability://net/example.org/443?action=connect", "capability://call/OPEN?action=make",
+                   "capability://file?action=read&max=0", "capability://file?action=read&max=1&max=2")),
+    *(Attempt(f"give by handle {handle}", "capabilities", f"libc.grant({handle}, libc.getpid())", CALL, "EBADF|EINVAL",
+              "caps") for handle in ("0", "999", "-1", "1 << 63")),
+    *(Attempt(f"give to {whom}", "capabilities", f"libc.grant(1, {who})", CALL, "ECHILD", "caps")
+      for whom, who in (("the neighbour", "OUT['victim']"), ("the root", "0"), ("nobody", "999999"))),
+    Attempt("take from the neighbour", "capabilities", "libc.revoke(OUT['victim'], 1)", CALL, "EBADF", "caps"),
+    Attempt("take from nobody", "capabilities", "libc.revoke(999999, 1)", CALL, "EBADF|ESRCH", "caps"),
+    Attempt("take from the root", "capabilities", "libc.revoke(0, 1)", CALL, "EBADF|ESRCH", "caps"),
+    Attempt("see what the neighbour holds", "capabilities", "libc.caps(OUT['victim'])", CALL, "ECHILD", "caps"),
+    Attempt("hold what is denied", "capabilities", "regranted('capability://file/state/held?action=read', "
+            "lambda: read(HELD))", MOUNT, "EPERM", "secrets", "hostile.yaml:13: deny"),
+    Attempt("hold without end", "capabilities", "multiplied(300)", CALL, "EMFILE", "caps"),
+    Attempt("hand on without end", "capabilities", "chained(40)", CALL, "EMFILE", "caps"),
+    Attempt("more children by more capabilities", "capabilities", "families()", CALL, "3 EDQUOT", "caps"),
+)
+
+ALL = (*LINUX_CALLS, *PROCESSES, *NETWORK, *SIGNALLED, *CLAIMS, *HOLDINGS, *RESOURCES, *FRAMES)

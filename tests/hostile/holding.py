@@ -1,6 +1,9 @@
-"""Ways to keep what was allowed once. Its text goes before probe.py's, in the script of an agent."""
+"""Ways to keep what was allowed once, and to come by more of it. Its text goes before
+probe.py's, in an agent's script.
+"""
 # ruff: noqa: F821 - what is not defined here is probe.py's
 
+import errno
 import mmap
 import os
 import socket
@@ -60,3 +63,46 @@ def sent():
 
 def mapped_again():
     return mmap.mmap(HOLD["copy"], 4096, mmap.MAP_SHARED, mmap.PROT_READ)[:40]
+
+
+def regranted(wanted, act):
+    """What comes of it while one more is held."""
+    handle = libc.grant(1, libc.getpid(), wanted)
+    try:
+        return act()
+    finally:
+        libc.revoke(libc.getpid(), handle)
+
+
+def multiplied(most):
+    made = []
+    try:
+        made.extend(libc.grant(2, libc.getpid()) for _ in range(most))
+    finally:
+        for handle in made:
+            libc.revoke(libc.getpid(), handle)
+
+
+def chained(most):
+    """Each of the one before; the first takes all of them along."""
+    first = last = libc.grant(2, libc.getpid())
+    try:
+        for _ in range(most):
+            last = libc.grant(last, libc.getpid())
+    finally:
+        libc.revoke(libc.getpid(), first)
+
+
+def families():
+    """Copies of the right to have four children, of which one is there: how many more, and what the next is told."""
+    copies = [libc.grant(5, libc.getpid()) for _ in range(3)]
+    made = 0
+    try:
+        while True:
+            libc.waitpid(libc.spawn(exec="/bin/true", name=f"kid-of-many-{made}"), timeout=60)
+            made += 1
+    except OSError as error:
+        return f"{made} {errno.errorcode[error.errno]}"
+    finally:
+        for handle in copies:
+            libc.revoke(libc.getpid(), handle)

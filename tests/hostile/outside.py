@@ -198,7 +198,14 @@ class Outside:
                 self.kernel.agent(self.attacker)["state"])
 
     def view_children(self) -> object:
-        return sorted(row["name"] for row in self.client.call("ps", True, False) if row["name"] != "kid-1")
+        allowed = ("kid-1", "kid-of-many-")  # four in all: what may be spawned is
+        names = sorted(row["name"] for row in self.client.call("ps", True, False))
+        return [name for name in names if not name.startswith(allowed)]
+
+    def view_caps(self) -> object:
+        """Who holds what, but for the children that it may have."""
+        rows = [row for row in self.client.call("caps") if not row["name"].startswith(("kid-1", "kid-of-many-"))]
+        return [[row[name] for name in ("agent", "handle", "capability", "from", "held")] for row in rows]
 
     def view_processes(self) -> object:
         """All that runs under any uid of this kernel but its agents' own."""

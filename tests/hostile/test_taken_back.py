@@ -8,11 +8,10 @@ from pathlib import Path
 import pytest
 from attrs import frozen
 from hostile.outside import contents
-from hostile.test_attempts import PROBE, live, outside, spawn, until_said
+from hostile.test_attempts import live, outside, spawn, until_said
 
 from agentix_syscalls import signals
 
-HOLDING = Path(__file__).with_name("holding.py").read_bytes()
 WIDE = b"version: 1\nname: wide\nmode: enforce\nallow: [{file: /, action: [read, write]}]\n"
 NARROW = WIDE.replace(b"wide", b"narrow") + b"deny: [{file: /state/held, action: '*'}]\n"
 TRIES = {
@@ -60,7 +59,7 @@ class Held:
 def held(outside):
     told = {"wait": True}
     agent = spawn(outside, "holder", [["", "hold()"], *([name, tries] for name, tries in TRIES.items())], told,
-                  policy=["wide.yaml", WIDE], source=HOLDING + PROBE)
+                  policy=["wide.yaml", WIDE])
     outside.attacker = agent
     until_said(outside, agent, b"ready")
     uid = outside.kernel.agent(agent)["uid"]

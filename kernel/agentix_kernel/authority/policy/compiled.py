@@ -9,6 +9,7 @@ answers and folders are forgotten when there are CACHE_MAX of an action.
 """
 
 from collections.abc import Iterable
+from functools import lru_cache
 from typing import Final
 
 from attrs import define, evolve, field, frozen
@@ -22,6 +23,8 @@ from agentix_syscalls.capabilities import RESOURCE_BY_NAME
 CACHE_MAX: Final = 2048
 OBJECT_CACHED_MAX: Final = 256
 """Bytes: answers about longer objects are not remembered."""
+DECISIONS_MAX: Final = 8192
+"""Rules whose decisions are kept: about as many as the longest document has."""
 STATES_MAX: Final = 1024
 """For each action, beside as many as its patterns have names."""
 
@@ -216,7 +219,9 @@ class _Automaton:
                                      for place in self.patterns[i].step(frozenset(places), name)))
 
 
+@lru_cache(maxsize=DECISIONS_MAX)
 def _decision(rule: Rule) -> Decision:
+    """Kept: an agent that narrows what it holds has all its other rules compiled again, as often as it likes."""
     if not rule.mark.line:
         return Decision(rule.effect == ALLOW, rule.text, message="denied", constraints=rule.capability.constraints,
                         remedy="" if rule.effect == ALLOW else "said when it or an ancestor was spawned: only without "

@@ -12,8 +12,17 @@ from hostile.test_attempts import live, outside, spawn, until_said
 
 from agentix_syscalls import signals
 
-WIDE = b"version: 1\nname: wide\nmode: enforce\nallow: [{file: /, action: [read, write]}]\n"
+WIDE = b"""\
+version: 1
+name: wide
+mode: enforce
+allow:
+  - {file: /mem, action: [read, write]}
+  - {file: /state, action: [read, write]}
+"""
 NARROW = WIDE.replace(b"wide", b"narrow") + b"deny: [{file: /state/held, action: '*'}]\n"
+STATE = 2
+"""The handle of what is held on /state: the second rule."""
 TRIES = {
     "read a descriptor": "os.pread(HOLD['fd'], 100, 0)", "read a copy of it": "os.read(HOLD['copy'], 100)",
     "write a descriptor": "os.pwrite(HOLD['fd'], b'mine', 0)",
@@ -55,11 +64,20 @@ class Held:
     secret: str
 
 
-@pytest.fixture(scope="module")
-def held(outside):
+def by_policy(client, agent):
+    row, = client.call("policy_set", [agent], ["narrow.yaml", NARROW], False, [])
+    assert row["result"] == "set"
+
+
+def by_revocation(client, agent):
+    assert [row["handle"] for row in client.call("revoke", agent, STATE)["gone"]] == [STATE]
+
+
+@pytest.fixture(scope="module", params=[by_policy, by_revocation], ids=["by another policy", "by a revocation"])
+def held(outside, request):
     told = {"wait": True}
-    agent = spawn(outside, "holder", [["", "hold()"], *([name, tries] for name, tries in TRIES.items())], told,
-                  policy=["wide.yaml", WIDE])
+    tries = [["", "hold()"], *([name, tries] for name, tries in TRIES.items())]
+    agent = spawn(outside, f"holder-{request.param_index}", tries, told, policy=["wide.yaml", WIDE])
     outside.attacker = agent
     until_said(outside, agent, b"ready")
     uid = outside.kernel.agent(agent)["uid"]
@@ -70,8 +88,7 @@ def held(outside):
     os.chown(outside.tree("state/held"), uid, uid)
     outside.client.call("feed", agent, b"g")
     until_said(outside, agent, b"held")
-    row, = outside.client.call("policy_set", [agent], ["narrow.yaml", NARROW], False, [])
-    assert row["result"] == "set"
+    request.param(outside.client, agent)
     for name, size in (("secret", 4096), ("large", 1 << 20)):  # what it must not come to know
         with open(outside.tree(f"state/held/{name}"), "r+b") as file:
             file.write(outside.token.encode().ljust(size, b"."))

@@ -27,8 +27,8 @@ from agentix_syscalls.calls import Call
 from agentix_syscalls.errors import CallError
 from agentix_vfs.nodes import Rule
 
-_OWN = re.compile(r"/agent/(?:self|([0-9]+))(/.*)?\Z")
-_OWN_BYTES = re.compile(rb"/agent/self(/.*|\Z)")
+_OWN = re.compile(rb"/agent/(self|[0-9]+)(/.*)?\Z", re.DOTALL)
+_LINUX_NAME = re.compile(r"[a-z0-9_]{1,64}\Z")
 _ANSWERS = {Action.REFUSE: "refused (EPERM)", Action.FATAL: "refused (EPERM), and the agent is ended by SIGPOLICY",
             Action.ABSENT: "answered with ENOSYS", Action.NO_FAMILY: "answered with EAFNOSUPPORT"}
 _SAME_FOR_ALL = "nothing: what seccomp refuses is the same for all agents; see agentix-confinement(7)"
@@ -106,14 +106,14 @@ def _allowing(process: Process, name: str, objects: tuple[bytes, ...]) -> Verdic
 
 def _canonical(kernel: Kernel, process: Process, path: bytes, *, look: bool) -> bytes:
     """From the tree's root, which it may begin with or leave out; without a look, as far as its words go."""
-    own = _OWN_BYTES.match(path)
-    inside = b"/" + (own[1] if own is not None else path).lstrip(b"/")
+    own = _OWN.match(path)
+    inside = b"/" + ((own[2] or b"") if own is not None else path).lstrip(b"/")
     return kernel.tree.canonical(process.id, b"." + inside) if look else posixpath.normpath(inside)
 
 
 def _linux(name: str) -> Iterator[Answer]:
     rows = [row for row in ROWS if row.name == name]
-    if not rows and call_filter.number(name) < 0:
+    if not rows and (not _LINUX_NAME.match(name) or call_filter.number(name) < 0):
         raise CallError(errno.EINVAL, f"why: no call is named {name[:64]!r}, neither here nor in Linux",
                         remedy="agentctl syscalls lists ours")
     for row in rows:
@@ -141,16 +141,16 @@ def _tested(test: Test) -> str:
 
 # --- paths ---------------------------------------------------------------------------------------------------------
 
-def of_path(kernel: Kernel, process: Process, path: str, *, look: bool) -> list[Answer]:
+def of_path(kernel: Kernel, process: Process, path: bytes, *, look: bool) -> list[Answer]:
     """A path as the agent's programs see it: to read it, and to write it. Raises CallError (EINVAL, and the tree's)."""
-    if not path.startswith("/"):
-        raise CallError(errno.EINVAL, f"why: {path[:200]!r} does not begin with '/'",
+    if not path.startswith(b"/"):
+        raise CallError(errno.EINVAL, f"why: {path[:200].decode('utf-8', 'replace')!r} does not begin with '/'",
                         remedy="name it as the agent's programs would")
-    path = posixpath.normpath("/" + path.lstrip("/"))
+    path = posixpath.normpath(b"/" + path.lstrip(b"/"))
     own = _OWN.match(path)
-    if own is not None and own[1] in {None, str(process.id)}:
-        return _in_tree(kernel, process, (own[2] or "/").encode("utf-8", "surrogateescape"), look=look)
-    return _in_sandbox(kernel, process, path)
+    if own is not None and own[1] in {b"self", b"%d" % process.id}:
+        return _in_tree(kernel, process, own[2] or b"/", look=look)
+    return _in_sandbox(kernel, process, path.decode("utf-8", "replace"))
 
 
 def _in_tree(kernel: Kernel, process: Process, path: bytes, *, look: bool) -> list[Answer]:

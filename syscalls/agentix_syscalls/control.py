@@ -66,9 +66,13 @@ SET_RESULTS: Final = ("set", "restarted", "needs-restart", "refused")
 """What policy_set says of each agent."""
 
 
+ARRAY_MAX: Final = 5000
+"""Agents of one request, and the like."""
+
+
 def _array(value: Any) -> tuple[Any, ...]:
-    if type(value) not in {list, tuple}:
-        raise types.BadArgument("wants an array")
+    if type(value) not in {list, tuple} or len(value) > ARRAY_MAX:
+        raise types.BadArgument(f"wants an array of at most {ARRAY_MAX} values")
     return tuple(value)
 
 

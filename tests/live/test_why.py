@@ -204,6 +204,20 @@ def test_who_does_not_own_it_is_not_told_where_its_links_lead(live, asked):
         "READ /state/link: allowed")
 
 
+@pytest.mark.parametrize("words", [
+    ("--path", "/\udcff"), ("--path", "/agent/self/\udcff"), ("--path", "/a\nb\x1b[2J"), ("--path", "/" + "a/" * 2000),
+    ("--call", "READ", "/\udcff"), ("--call", "SPAWN", "\udcff"), ("--call", "x" * 5000), ("--call", "\udcff"),
+    ("--call", "read\u00e9"), ("--call", "SIGNAL", "self/\udcff"), ("--call", "EXEC", "\udcff"),
+    ("--path", "/agent/self/../../etc/shadow"), ("--path", "//etc//shadow"), ("--call", ""), ("--path", ""),
+])
+def test_odd_words_are_answered_or_refused_and_fail_nothing(live, asked, words):
+    done = live.ctl("why", "asked", *words, errors="surrogateescape")
+    assert done.returncode in {0, 1, 2}
+    assert "\x1b" not in done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+    assert "the kernel failed" not in done.stderr
+
+
 def test_explain_says_which_enforcer_holds_which_line(live, asked):
     agent, file, _ = asked
     rows = live.json("policy", "explain", agent)

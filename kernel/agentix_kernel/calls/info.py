@@ -28,7 +28,7 @@ def checked(policy: InForce, call: str, objects: tuple[bytes, ...]) -> Verdict:
     """What a policy says of a call by all its rules: of OPEN that to read, as O_RDONLY asks."""
     if call == "SPAWN":
         said = [policy.decide(call), policy.decide_spawn(
-            objects[0].decode("utf-8", "surrogateescape") if objects else None)]
+            objects[0].decode("utf-8", "replace") if objects else None)]
     else:
         names = {"OPEN": ("OPEN", "READ"), "TRUNCATE": ("TRUNCATE", "WRITE")}.get(call, (call,))
         said = [policy.decide(name, *objects) for name in names]

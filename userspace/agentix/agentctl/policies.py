@@ -107,7 +107,8 @@ def policy_check(which: Which, policy: str, *, as_json: bool) -> None:
 def policy_test(which: Which, policy: str, call: str, path: str | None, *, as_json: bool) -> int:
     """Ask a policy about a call, without an agent. The exit status is 1 when it would be refused."""
     with which.connect() as client:
-        found = _call(client, "policy_test", read(policy), call, path)
+        found = _call(client, "policy_test", read(policy), show.printable(call),
+                      None if path is None else os.fsencode(path))
     if as_json:
         show.print_json(found)
     else:

@@ -1,5 +1,6 @@
 """The verb why: which rule, line or wall decides, and what would allow it."""
 
+import os
 from typing import Any
 
 import click
@@ -33,13 +34,18 @@ def why(which: Which, agent: int | str, obj: str | None, *, last: bool, call: st
     if obj is not None and call is None:
         raise click.UsageError("An OBJECT goes with --call.")
     with which.connect() as client:
-        found = client.call("why", agent, call, obj, path)
+        found = client.call("why", agent, None if call is None else show.printable(call), _raw(obj), _raw(path))
     if as_json:
         show.print_json(found)
     elif not found["answers"]:
         click.echo(f"{found['name']} ({found['id']}): nothing was refused so far")
     for answer in () if as_json else found["answers"]:
         _tell(answer)
+
+
+def _raw(word: str | None) -> bytes | None:
+    """As it was typed: a path need not be UTF-8."""
+    return None if word is None else os.fsencode(word)
 
 
 def _tell(answer: dict[str, Any]) -> None:

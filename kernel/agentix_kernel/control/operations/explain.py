@@ -26,7 +26,7 @@ async def why(client: "Client", target: Any, call: str | None, obj: bytes | None
     if call is not None:
         found = reasons.of_call(kernel, process, call, obj, look=look)
     elif path is not None:
-        found = reasons.of_path(kernel, process, path.decode("utf-8", "surrogateescape"), look=look)
+        found = reasons.of_path(kernel, process, path, look=look)
     else:
         found = reasons.last(process)
     return {"id": process.id, "name": process.name, "mode": process.policy.mode,

@@ -2,7 +2,7 @@
 
 import errno
 import os
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 import trio
@@ -36,11 +36,15 @@ async def policy_set(client: "Client", targets: Sequence[Any], policy: tuple[str
         shown = tuple(launch.bind(client, fd, row) for fd, row in zip(fds, binds, strict=True))
         if now:
             policies.check_binds(new, shown)
-        found = sorted({kernel.table.find(target) for target in targets}, key=lambda one: one.id)
-        for process in found:
+        wanted: dict[int, Process] = {}
+        for number, target in enumerate(targets):
+            process = kernel.table.find(target)
             rights.own(client, process, replacement.SET)
-        families = [replacement.family(kernel, one) for one in found if not _with_another(kernel, one, found)]
-        found = [members[0][0] for members in families]
+            wanted[process.id] = process
+            if number % AT_ONCE == 0:
+                await trio.lowlevel.checkpoint()
+        found = [one for _, one in sorted(wanted.items()) if not _with_another(kernel, one, wanted)]
+        families = [replacement.family(kernel, one) for one in found]
         known: dict[object, InForce] = {}
         planned = await policies.beside(lambda: [replacement.plan(new, family, known) for family in families])
         rows, seq = list[dict[str, Any]](), 0
@@ -92,6 +96,7 @@ async def _restarted(kernel: Kernel, process: Process, changes: tuple[replacemen
     _, seq = replacement.put(kernel, process, changes, new, who)
     again = _copies(wanted)
     lifecycle.show(process, _copies(wanted))
+    kernel.registry.save(process)
     await rebirth.restart(kernel, process, again)
     return seq
 
@@ -100,10 +105,10 @@ def _copies(binds: tuple[Bind, ...]) -> tuple[Bind, ...]:
     return tuple(evolve(bind, source_fd=os.dup(bind.source_fd)) for bind in binds)
 
 
-def _with_another(kernel: Kernel, process: Process, found: Sequence[Process]) -> bool:
+def _with_another(kernel: Kernel, process: Process, found: Collection[int]) -> bool:
     """Whether it descends from another one of them, whose change is its own as well."""
     while (parent := kernel.table.by_id.get(process.parent)) is not None and parent.alive:
-        if parent in found:
+        if parent.id in found:
             return True
         process = parent
     return False

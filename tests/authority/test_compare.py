@@ -4,7 +4,6 @@ import random
 
 import pytest
 from authority import generate, reference
-from authority.test_decisions import _load
 
 from agentix_kernel.authority.policy import compare, document
 from agentix_kernel.authority.policy.compare import NARROWER, OTHER, WIDER
@@ -75,13 +74,13 @@ def test_narrower_never_means_more() -> None:
     told = 0
     for seed in range(400):
         rng = random.Random(seed)
-        text, wide = _load(generate.policy(rng, 8))
+        text, wide = generate.load(generate.policy(rng, 8))
         lines = text.splitlines()
         for _ in range(rng.randrange(3)):
             at = rng.randrange(3, len(lines) + 1)
             if at < len(lines) and lines[at].startswith("  - ") and lines[at - 1].startswith("  - "):
                 del lines[at]
-        other, narrow = _load("\n".join(lines) + "\n")
+        other, narrow = generate.load("\n".join(lines) + "\n")
         if not compare.narrower(narrow.policy, wide.policy):
             continue
         told += 1

@@ -1,7 +1,7 @@
 """Calls that ask: policy, usage, the kernel itself."""
 
 import errno
-from typing import Any
+from typing import Any, Final
 
 from agentix_kernel import about, grants
 from agentix_kernel.authority.policy.inforce import ALLOWED, ASKS, AUDIT, InForce, Verdict
@@ -9,6 +9,9 @@ from agentix_kernel.kernel import Kernel
 from agentix_kernel.process import Process
 from agentix_syscalls import calls
 from agentix_syscalls.errors import CallError
+
+TOGETHER: Final = {"OPEN": ("OPEN", "READ"), "TRUNCATE": ("TRUNCATE", "WRITE")}
+"""Calls that are held against the rules of others as well; of OPEN those that O_RDONLY asks."""
 
 
 def checkpolicy(kernel: Kernel, process: Process, name: str, path: bytes | None) -> list[Any]:
@@ -25,16 +28,16 @@ def checkpolicy(kernel: Kernel, process: Process, name: str, path: bytes | None)
 
 
 def checked(policy: InForce, call: str, objects: tuple[bytes, ...]) -> Verdict:
-    """What a policy says of a call by all its rules: of OPEN that to read, as O_RDONLY asks."""
+    """What a policy says of a call by all its rules. It needs nothing where no object is given."""
     if call == "SPAWN":
         said = [policy.decide(call), policy.decide_spawn(
             objects[0].decode("utf-8", "replace") if objects else None)]
     else:
-        names = {"OPEN": ("OPEN", "READ"), "TRUNCATE": ("TRUNCATE", "WRITE")}.get(call, (call,))
-        said = [policy.decide(name, *objects) for name in names]
+        said = [policy.decide(name, *objects) for name in TOGETHER.get(call, (call,))]
     refused = next((one for one in said if not one.allowed), None)
-    needs = tuple(need for one in said for need in one.needs if objects)
-    return refused or (Verdict(allowed=True, needs=needs) if needs else ALLOWED)
+    if refused is not None or not policy.metered or not objects:
+        return refused or ALLOWED
+    return Verdict(allowed=True, needs=tuple(need for one in said for need in one.needs))
 
 
 def getpolicy(kernel: Kernel, process: Process) -> list[Any]:

@@ -238,13 +238,15 @@ class InForce:
             return ALLOWED
         if call == "STAT" and objects:
             found = compiled.decide_way(objects[0])
+        elif len(objects) == 1:
+            found = compiled.decide(ask.resource, ask.action, objects[0])
         elif objects:
             found = _either([compiled.decide(ask.resource, ask.action, one) for one in objects])
         elif not compiled.allows_any(ask.resource, ask.action):
             found = compiled.default(ask.resource, ask.action)
         if not found.allowed:
             return self._told(call, objects, found, ask.resource, ask.action)
-        return _counted(found, Need(ask.resource, ask.action, objects))
+        return _counted(found, Need(ask.resource, ask.action, objects)) if self.metered else ALLOWED
 
     def _decide_move(self, path: bytes) -> Verdict:
         verdict = ALLOWED

@@ -1,9 +1,11 @@
 """Anchors: the head of the chain, kept where whoever can alter the journal cannot alter it.
 
-One is a line of text, so that it goes through a file, syslog or a pipe and is found again in what those make of it.
+One is a line of text, so that it goes through a file, syslog or a pipe and is found again in what those make of it. It
+has a mark that takes the key: where anybody may write, as to syslog, nobody else can make one that raises an alarm.
 """
 
 import errno
+import hashlib
 import os
 import re
 import socket
@@ -15,17 +17,18 @@ from typing import Final, Protocol
 
 from attrs import frozen
 
-from agentix_kernel.journal.key import LINK_BYTES, Key
+from agentix_kernel.journal.key import Key
 
 FILE_MAX_BYTES: Final = 1 << 20
 """Then the file gets the name FILE.1, in place of the one that had it, and another is begun."""
+MARK_BYTES: Final = 8
 COMMAND_MAX_S: Final = 10.0
 SYSLOG_PRIORITY: Final = 10 << 3 | 5
 """authpriv.notice (RFC 5424, 6.2.1)."""
 
 _LINE: Final = re.compile(
     rb"agentix-anchor 1 key=([0-9a-f]{16}) seq=(\d{1,20}) segment=(\d{1,20}) wall_ns=(\d{1,20}) "
-    rb"link=([0-9a-f]{64})(?!\w)")
+    rb"link=([0-9a-f]{64}) mark=([0-9a-f]{16})(?!\w)")
 
 
 @frozen
@@ -37,19 +40,27 @@ class Anchor:
     segment: int
     wall_ns: int
     link: bytes
+    mark: bytes
+
+    @classmethod
+    def of(cls, key: Key, seq: int, segment: int, wall_ns: int, link: bytes) -> "Anchor":
+        digest = hashlib.sha256(f"anchor {seq} {segment} {wall_ns}".encode()).digest()
+        return cls(key.id, seq, segment, wall_ns, link, key.link(link, digest)[:MARK_BYTES])
 
     def line(self) -> str:
         return (f"agentix-anchor 1 key={self.key_id.hex()} seq={self.seq} segment={self.segment} "
-                f"wall_ns={self.wall_ns} link={self.link.hex()}")
+                f"wall_ns={self.wall_ns} link={self.link.hex()} mark={self.mark.hex()}")
 
 
 def find(text: bytes, key: Key) -> Iterator[Anchor]:
-    """The anchors that stand in a text, of journals that this key or one beside it belongs to."""
+    """The anchors that stand in a text and were made with this key, or with one beside it."""
     for found in _LINE.finditer(text):
-        key_id, link = bytes.fromhex(found[1].decode()), bytes.fromhex(found[5].decode())
-        assert len(link) == LINK_BYTES
-        if key.of(key_id) is not None:
-            yield Anchor(key_id, int(found[2]), int(found[3]), int(found[4]), link)
+        made_with = key.of(bytes.fromhex(found[1].decode()))
+        if made_with is not None:
+            seq, segment, wall_ns = map(int, found.group(2, 3, 4))
+            anchor = Anchor.of(made_with, seq, segment, wall_ns, bytes.fromhex(found[5].decode()))
+            if anchor.mark == bytes.fromhex(found[6].decode()):
+                yield anchor
 
 
 def read(path: str, key: Key) -> list[Anchor]:

@@ -151,7 +151,7 @@ class Journal:
         """The head of the chain, as it is published. What is anchored must be durable: else a power loss looks like
         the work of somebody who cut off the end.
         """
-        return Anchor(self.key.id, self.published, self._number, self._wall(), self._link)
+        return Anchor.of(self.key, self.published, self._number, self._wall(), self._link)
 
     def roll(self, key: Key | None = None) -> int:
         """Publish, and go on in a new segment, with `key` from there on; returns its number.

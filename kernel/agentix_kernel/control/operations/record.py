@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from agentix_kernel.control.server import Client
     from agentix_kernel.kernel import Kernel
 
+_VERIFYING: Final = trio.CapacityLimiter(1)
+"""It reads all of the journal: who asks while another's is read waits for that."""
 LOG_PIECE_BYTES: Final = 256 * 1024
 
 
@@ -161,7 +163,7 @@ async def kernel_log(client: "Client", boot: int) -> Handed:
 
 async def audit_verify(client: "Client") -> dict[str, Any]:
     kernel = client.kernel
-    return await trio.to_thread.run_sync(flight.verify, kernel.journal, kernel.config.anchors_path)
+    return await trio.to_thread.run_sync(flight.verify, kernel.journal, kernel.config.anchors_path, limiter=_VERIFYING)
 
 
 async def audit_anchor(client: "Client") -> dict[str, Any]:

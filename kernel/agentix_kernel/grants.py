@@ -61,7 +61,8 @@ def close(kernel: Kernel, process: Process) -> None:
 
 
 def _held(kernel: Kernel, process: Process) -> InForce:
-    return process.policy.holding(tuple(one.rule for one in kernel.holdings.held(process.id)))
+    """What is held twice is in force once."""
+    return process.policy.holding(tuple(dict.fromkeys(one.rule for one in kernel.holdings.held(process.id))))
 
 
 # --- giving and taking ---------------------------------------------------------------------------------------------
@@ -99,8 +100,8 @@ def replace(kernel: Kernel, process: Process, policy: InForce, who: str) -> Stay
     rows = kernel.holdings.replace(process.id, policy.allows, kernel.table.parent_of(process.id))
     _record(kernel, rows, ROOT, f"policy set by {who}")
     _watch(kernel)
-    held = tuple(one.rule for one in kernel.holdings.held(process.id)) if process.alive else policy.allows
-    return enforcement.put(kernel, process, policy.holding(held))
+    process.policy = policy
+    return enforcement.put(kernel, process, _held(kernel, process) if process.alive else policy)
 
 
 def _changed(kernel: Kernel, rows: Iterable[Row], by: int, source: str) -> tuple[int, dict[int, Stays]]:

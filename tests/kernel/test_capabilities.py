@@ -212,3 +212,40 @@ async def test_who_asks_for_less_than_nothing_gets_an_error(bench):
     with pytest.raises(CallError, match="more than all"):
         make(capabilities=("capability://agent?action=spawn",))
     assert [str(one.capability) for one in make(capabilities=(STATE, STATE)).allows] == [STATE]
+
+
+async def test_another_policy_keeps_what_both_allow_and_its_uses(bench):
+    door = await bench.door(policy=of(ALL[0], "{tool: '*', max: 3}", ALL[1]))
+    child = await bench.agent(policy=heir(door.process), parent=door.process)
+    tool = bench.kernel.holdings.find(door.process.id, 2)
+    tool.meter.used = 2
+    given = grants.grant(bench.kernel, door.process, capability.parse(STATE), "given by uid 0")[0].handle
+    new = make(Source("new.yaml", b"version: 1\nname: new\nmode: enforce\nallow:\n"
+                      b"  - {tool: '*', max: 3}\n  - {file: /state, action: read}\n  - {file: /mem, action: read}\n"))
+    grants.replace(bench.kernel, door.process, new, "a test")
+    grants.replace(bench.kernel, child, new.narrowed(None, (), None), "a test")
+    held = bench.kernel.holdings.held(door.process.id)
+    assert [(one.handle, one.source) for one in held] == [(2, "new.yaml:5"), (given + 1, "new.yaml:6"),
+                                                         (given + 2, "new.yaml:7")]
+    assert (held[0] is tool, tool.meter.used) == (True, 2)
+    theirs = bench.kernel.holdings.held(child.id)
+    assert [(one.above, one.source) for one in theirs] == [(one, one.source) for one in held]
+    assert {str(one.capability) for one in child.policy.allows} == {str(one.capability) for one in new.allows}
+    for one in held:
+        grants.revoke(bench.kernel, door.process, one.handle, ROOT, "a test")
+    assert bench.kernel.holdings.held(child.id) == ()
+    assert door.process.lives.start.rules == {}
+
+
+async def test_a_new_life_holds_what_the_last_one_began_with_and_what_operators_changed(bench):
+    door = await bench.door(policy=of(*ALL))
+    process = door.process
+    given = grants.grant(bench.kernel, process, capability.parse(STATE), "given by uid 0")[0].handle
+    assert door.call(calls.SYS_GRANT, 1, process.id, STATE) is None
+    assert door.call(calls.SYS_REVOKE, process.id, 1) is None
+    grants.revoke(bench.kernel, process, 2, ROOT, "a test")
+    grants.close(bench.kernel, process)
+    following = process.following(0, 0)
+    grants.renew(bench.kernel, following)
+    assert [one.handle for one in bench.kernel.holdings.held(process.id)] == [1, given]
+    assert (following.policy.spawn_max, following.policy.decide("WRITE", b"/mem/x").allowed) == (0, True)

@@ -169,6 +169,22 @@ def test_what_nobody_can_hold_is_refused_by_name(live, bot, text, why):
     live.ctl("kill", "-9", agent, check=0)
 
 
+def test_only_root_and_its_owner_change_what_an_agent_holds(live, bot, tmp_path):
+    os.chmod(live.prefix, 0o755)
+    member = {"user": 4244, "group": 4244, "extra_groups": [65534]}
+    agent = live.spawn("--policy", bot, "--", "/bin/sleep", "1000")
+    theirs = int(live.ctl("spawn", "--", "/bin/sleep", "1000", check=0, **member).stdout)
+    assert len(json.loads(live.ctl("caps", agent, "--json", check=0, **member).stdout)) == 6
+    for verb in (("grant", agent, STATE), ("revoke", agent, 1)):
+        assert "uid 0's, not yours" in live.ctl(*verb, check=1, **member).stderr
+    assert [row["handle"] for row in live.json("caps", agent)] == [1, 2, 3, 4, 5, 6]
+    denied = [row["data"]["call"] for row in live.record(agent, "denial")]
+    assert denied == ["grant", "revoke"]
+    given = live.ctl("grant", theirs, STATE, check=0, **member).stdout.strip()
+    live.ctl("revoke", theirs, given, check=0, **member)
+    live.ctl("kill", "-9", agent, theirs, check=0)
+
+
 def test_who_has_ended_is_given_nothing(live, bot):
     agent = live.spawn("--policy", bot, "--", "/bin/true")
     live.ctl("wait", agent, check=0)

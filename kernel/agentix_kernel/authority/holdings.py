@@ -91,13 +91,12 @@ class Start:
 @define(eq=False)
 class Grant:
     """One node of the tree. `held` False: its holder has ended, and it only stands for what hangs below. `meter` is
-    there if its constraints want one, `mark` where the rule stands that it comes from.
+    there if its constraints want one; `rule` is it as what its holder is allowed, with where that is written.
     """
 
     holder: int
     handle: int
-    capability: Capability
-    mark: Mark
+    rule: Rule
     above: "Grant | None"
     meter: Meter | None
     depth: int
@@ -105,13 +104,12 @@ class Grant:
     below: dict["Grant", None] = field(factory=dict["Grant", None])
 
     @property
-    def rule(self) -> Rule:
-        """It as what its holder is allowed."""
-        return Rule(ALLOW, self.capability, self.mark)
+    def capability(self) -> Capability:
+        return self.rule.capability
 
     @property
     def source(self) -> str:
-        return source_of(self.mark)
+        return source_of(self.rule.mark)
 
     def chain(self) -> Iterator["Grant"]:
         """Itself and all above it."""
@@ -205,7 +203,7 @@ class Holdings:
         for capability, one in wanted.items():
             known = kept.get(capability)
             if known is not None:
-                known.mark = one.mark
+                known.rule = one
                 start.rules[known.handle] = one
             else:
                 rows += self._hold(agent, one, find)
@@ -349,12 +347,12 @@ class Holdings:
             raise CallError(errno.EPERM, f"{wanted} is more than {grant.capability}, which handle {handle} is",
                             rule="what is given is at most what is held")
         _check_depth(grant)
-        return self._add(change, to, Rule(ALLOW, wanted, grant.mark), grant)
+        return self._add(change, to, Rule(ALLOW, wanted, grant.rule.mark), grant)
 
     def _add(self, change: str, agent: int, rule: Rule, above: Grant | None) -> Row:
         assert agent > ROOT
         start = self.start(agent)
-        beside = sum(not (one.mark.line and one.handle in start.rules) for one in self.held(agent))
+        beside = sum(not (one.rule.mark.line and one.handle in start.rules) for one in self.held(agent))
         if beside >= HANDLES_MAX:
             raise CallError(errno.EMFILE, f"agent {agent} holds {HANDLES_MAX} capabilities beside those of its policy")
         handle, start.next = start.next, start.next + 1
@@ -363,12 +361,12 @@ class Holdings:
         return _row(change, self._enter(agent, handle, rule, above))
 
     def _enter(self, agent: int, handle: int, rule: Rule, above: Grant | None) -> Grant:
-        capability, limits = rule.capability, rule.capability.constraints
+        limits = rule.capability.constraints
         meter = None
         if limits.metered:
             start = self._starts[agent]
-            meter = start.meter(handle, capability) if handle in start.rules else Meter(limits)
-        grant = Grant(agent, handle, capability, rule.mark, above, meter, above.depth + 1 if above else 0)
+            meter = start.meter(handle, rule.capability) if handle in start.rules else Meter(limits)
+        grant = Grant(agent, handle, rule, above, meter, above.depth + 1 if above else 0)
         (above.below if above is not None else self._roots)[grant] = None
         self._held.setdefault(agent, {})[handle] = grant
         if limits.expires_ns is not None:
@@ -416,4 +414,4 @@ def _check_meters(grant: Grant, monotonic_ns: int, wall_ns: int) -> None:
 def _row(change: str, grant: Grant) -> Row:
     above = grant.above
     return Row(change, grant.holder, grant.handle, above.holder if above is not None else ROOT,
-               above.handle if above is not None else None, str(grant.capability), grant.source)
+               above.handle if above is not None else None, grant.rule.text.removeprefix(f"{ALLOW} "), grant.source)

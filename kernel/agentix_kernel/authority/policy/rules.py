@@ -49,7 +49,13 @@ class Rule:
 
     @property
     def text(self) -> str:
-        return f"{self.effect} {self.written or self.capability}"
+        return _text(self)
+
+
+@lru_cache(maxsize=8192)
+def _text(one: Rule) -> str:
+    """Kept: agents mostly hold the same, and to write it is most of what a change of that costs."""
+    return f"{one.effect} {one.written or one.capability}"
 
 
 @frozen

@@ -87,7 +87,7 @@ def test_all_keys(folder, venv):
 
 def test_a_profile_may_say_what_a_spawn_may_but_for_what_is_the_agents_own():
     assert {option.name for option in spawn.OPTIONS} - {key.name for key in PROFILE_KEYS} == {
-        "name", "source", "binds", "profile", "stdin", "terminal"}
+        "name", "source", "binds", "profile", "stdin", "terminal", "capabilities"}
 
 
 LONG = "x" * 1_000_000

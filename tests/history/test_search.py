@@ -131,18 +131,13 @@ def test_an_index_that_breaks_while_it_is_used_is_no_wrong_answer(tmp_path):
         db.execute("DROP TABLE seen")
     asked = Question(agents=frozenset({1}))
     assert found(index, asked) == linear(disk, asked)
+    with connected(index.path) as db:
+        db.execute("DELETE FROM position")
     with pytest.raises(sqlite3.DatabaseError):
-        fill_more(index, disk)
-
-
-def fill_more(index, disk):
-    rnd = random.Random(7)
-    journal, _ = open_sim(disk)
-    for _ in range(100):
-        record(journal, rnd)
-        journal.publish()
-    journal.close()
-    fill.Filler(index).advance()
+        fill.Filler(index).advance()
+    assert "made anew" in fill.Filler(index).open()
+    filled(index)
+    held_together(disk, index, random.Random(7), 5)
 
 
 def test_what_a_loss_of_power_took_leaves_the_index(tmp_path):

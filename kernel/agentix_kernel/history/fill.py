@@ -42,6 +42,8 @@ class Filler:
 
     index: Index
     _reading: Iterator[Block] | None = field(init=False, default=None)
+    _end: walk.Cursor | None = field(init=False, default=None)
+    """Where the journal ended when it was read last."""
 
     def open(self) -> str:
         """Check what is there, or make it; a sentence about what was wrong with what was there, or ""."""
@@ -50,16 +52,16 @@ class Filler:
         try:
             with connected(self.index.path, mode="rwc") as db:
                 fault = fault or _fault(db) or self._cut(db)
-        except sqlite3.OperationalError:
-            raise
         except sqlite3.DatabaseError as error:
+            if isinstance(error, sqlite3.OperationalError) and error.sqlite_errorcode != sqlite3.SQLITE_ERROR:
+                raise  # the disk's; what is wrong with the statement is wrong with the tables
             fault = str(error)
         if fault:
             self._make()
         return "" if fault in {"", "new"} else f"{self.index.path}: {fault}; it is made anew"
 
     def _make(self) -> None:
-        self._reading = None
+        self.rest()
         for path in (self.index.path, f"{self.index.path}-journal"):
             if os.path.lexists(path):
                 os.unlink(path)
@@ -87,6 +89,8 @@ class Filler:
         Raises JournalError where the journal is damaged, sqlite3.DatabaseError where the index is.
         """
         if self._reading is None:
+            if self._end is not None and _quiet(self.index, self._end):
+                return False
             self._reading = self._read()
         taken = list(islice(self._reading, AT_ONCE))
         if len(taken) < AT_ONCE:
@@ -101,7 +105,7 @@ class Filler:
 
     def rest(self) -> None:
         """Begin anew where the index ends, next time: something failed on the way."""
-        self._reading = None
+        self._reading = self._end = None
 
     def _read(self) -> Iterator[Block]:
         """Whole blocks from where the index ends. What is not full yet is left for later."""
@@ -109,10 +113,12 @@ class Filler:
         with connected(self.index.path, mode="ro") as db:
             cursor = position(db, disk)
         cursor = cursor or walk.seek(disk, key, 0)
-        if cursor is not None and not _quiet(self.index, cursor):
-            for block in blocks.blocks(disk, key, cursor):
-                if block.full or walk.try_start(disk, key, block.place.number + 1) is not None:
-                    yield block
+        if cursor is None:
+            return
+        for block in blocks.blocks(disk, key, cursor):
+            if block.full or walk.try_start(disk, key, block.place.number + 1) is not None:
+                yield block
+        self._end = cursor
 
 
 def _quiet(index: Index, cursor: walk.Cursor) -> bool:
@@ -125,6 +131,8 @@ def _fault(db: sqlite3.Connection) -> str:
     version = db.execute("PRAGMA user_version").fetchone()[0]
     if version != FORMAT:
         return f"format {version}, not {FORMAT}"
+    for table in ("blocks", "position", "seen", "words", "said"):
+        db.execute(f"SELECT * FROM {table} LIMIT 1")
     found = db.execute("PRAGMA quick_check(1)").fetchone()[0]
     return "" if found == "ok" else str(found)
 

@@ -69,11 +69,9 @@ class Historian:
                 self._tell(self.filler.open())
                 self._ready = True
             return 0.0 if self.filler.advance() else LOOK_S
-        except sqlite3.OperationalError as error:  # the disk is full, or the file cannot be opened
+        except sqlite3.DatabaseError as error:  # damaged, deleted, or the disk is full
+            self._ready = False  # open() finds out, and makes it anew if it must
             self._tell(f"{self.index.path}: {error}")
-        except sqlite3.DatabaseError:
-            self._ready = False
-            return 0.0  # open() says what is wrong, and makes it anew
         except JournalKeyError as error:
             if self._renew():
                 return 0.0

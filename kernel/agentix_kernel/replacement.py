@@ -90,8 +90,8 @@ def beside(process: Process) -> tuple[Bind, ...]:
 
 
 def put(kernel: Kernel, root: Process, planned: tuple[Change, ...], new: InForce, who: str) -> tuple[Done, int]:
-    """Put it in force for a family. Returns the record to wait for, too. Raises CallError when Linux refuses a limit;
-    nothing has changed then.
+    """Put it in force for a family. Returns the record to wait for, too. Raises CallError when Linux refuses a limit or
+    nothing can be recorded; nothing has changed then.
     """
     correlation, members = kernel.next_correlation(), family(kernel, root)
     if tuple((one.process, one.before) for one in planned) != members:
@@ -103,10 +103,13 @@ def put(kernel: Kernel, root: Process, planned: tuple[Change, ...], new: InForce
             told = "set" if change.process is root else f"set with agent {root.id}"
             seq = kernel.record(records.POLICY, change.process, phase=phase, verdict=verdict, correlation=correlation,
                                 data=(new.source.hash, f"{new.source.name}: {told} by {who}{why}"))
-        kernel.flush()
         return seq
 
     record(records.INTENT, records.NONE)
+    kernel.flush()  # it has left before anything is done; the outcome leaves when who asked waits for it
+    if kernel.journal.failed is not None:
+        raise CallError(errno.ENOSPC, f"{SET}: nothing can be recorded: {kernel.journal.failed}",
+                        remedy="make room on the disk of the journal")
     try:
         _limit(kernel, planned)
     except CallError as error:

@@ -2,6 +2,7 @@
 
 import random
 
+import pytest
 import trio
 import trio.testing
 from authority import generate
@@ -12,6 +13,7 @@ from agentix_kernel.authority.policy.inforce import Source, make, shared_out
 from agentix_kernel.authority.policy.reading import BadPolicy
 from agentix_kernel.dispatch import serve
 from agentix_syscalls import calls, records, wire
+from agentix_syscalls.errors import CallError
 
 HEAD = "version: 1\nname: tried\nmode: enforce\n"
 WIDE = HEAD + "allow:\n  - {file: /, action: [read, write]}\n  - {spawn: '*', max: 9}\n"
@@ -55,6 +57,19 @@ async def test_it_is_recorded_before_and_after_for_each_of_a_family(bench):
     await bench.kernel.settle(seq)
     kept = [(one.agent, one.phase) for one in bench.kept(records.POLICY) if one.correlation]
     assert kept == [(1, records.INTENT), (2, records.INTENT), (1, records.OUTCOME), (2, records.OUTCOME)]
+
+
+async def test_what_cannot_be_recorded_is_not_done(bench):
+    agent = await bench.agent(policy=of(WIDE))
+    bench.disk.full = True
+    while bench.kernel.journal.failed is None:
+        bench.kernel.record(records.STEP, data=("fill", "x" * 4096))
+        bench.kernel.flush()
+    before = agent.policy
+    with pytest.raises(CallError, match="nothing can be recorded"):
+        put(bench, agent, of(NARROW))
+    assert agent.policy is before
+    bench.disk.full = False
 
 
 def _policy(rng, **more):

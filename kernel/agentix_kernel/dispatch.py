@@ -455,11 +455,15 @@ def _hash(data: bytes) -> str:
     return f"sha256:{hashlib.sha256(data).hexdigest()}"
 
 
+_PLAIN: Final = (int, float, type(None))
+"""Not a union in place of it, which is made anew each time it is asked."""
+
+
 def _brief(value: Any, room: int = NOTED_DEPTH) -> Any:
     """A value as the record shows it: without long content. Spawn's source and environment never get there."""
-    if isinstance(value, int | float | None):
+    if isinstance(value, _PLAIN):
         return value
-    if isinstance(value, bytes | str):
+    if isinstance(value, (bytes, str)):
         return value if len(value) <= NOTED_BYTES else _long(value)
     if not room:
         return f"{len(value)} values"

@@ -65,5 +65,6 @@ class Operation:
             assert arg is not None
             number = int(getattr(errno, bad.errno_name))
             raise CallError(number, f"{self.name}: {arg.name}: {bad}") from None
-        checked.extend(arg.default for arg in args[given:])
+        if given < len(args):
+            checked.extend(arg.default for arg in args[given:])
         return checked

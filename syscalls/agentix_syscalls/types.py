@@ -77,7 +77,7 @@ def text(value: Any) -> str:
         raise BadArgument(f"wants text, got {kind(value)}")
     if "\0" in value:
         raise BadArgument("text holds a NUL byte")
-    if len(_utf8(value)) > TEXT_MAX_BYTES:
+    if (len(value) > TEXT_MAX_BYTES or not value.isascii()) and len(_utf8(value)) > TEXT_MAX_BYTES:
         raise BadArgument(f"text is over {TEXT_MAX_BYTES} bytes", "E2BIG")
     return value
 

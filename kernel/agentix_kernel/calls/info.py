@@ -15,7 +15,7 @@ TOGETHER: Final = {"OPEN": ("OPEN", "READ"), "TRUNCATE": ("TRUNCATE", "WRITE")}
 
 
 def checkpolicy(kernel: Kernel, process: Process, name: str, path: bytes | None) -> list[Any]:
-    call = calls.find(name)
+    call = calls.BY_NAME.get(name) or calls.find(name)
     if call is None:
         raise CallError(errno.EINVAL, f"CHECKPOLICY: no call is named {name!r}", remedy="agentctl syscalls lists them")
     objects: tuple[bytes, ...] = ()

@@ -20,7 +20,7 @@ A folder holds segments `00000001.seg`, `00000002.seg` ..., each preallocated an
   as data, then the length of its body, which stands in `bodies`. Such a group has flag 1, and its records begin with
   the sha256 of the bodies: so that these may go after a checkpoint, and the chain still verifies. Gone they are when
   they are 32 bytes that only who has the key can make (`drop_mark`), then zeros; anything else is a torn write.
-- Unknown versions and flags are refused, never skipped: rotation, compression and the like come with a flag.
+- Unknown versions and flags are refused, never skipped. A closed segment that was compressed has version 2: packed.py.
 
 Two hashes and not one, because sha256 runs at 1.7 GB/s where the CPU helps and keyed blake2b at 0.7: bulk goes through
 the first, 64 bytes a group through the second.

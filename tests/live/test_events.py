@@ -25,8 +25,9 @@ def test_a_life_as_events(kernel):
     kernel.ctl("kill", "-9", agent, check=0)
     kernel.ctl("wait", agent, check=137)
     kernel.ctl("rm", agent, check=0)
-    assert list(dict.fromkeys(names(kernel, agent))) == [
-        "spawn", "denial", "signal", "stop", "continue", "exit", "remove"]
+    told = list(dict.fromkeys(names(kernel, agent)))
+    assert set(told[:2]) == {"spawn", "denial"}  # a process may act before its kernel has heard that it runs
+    assert told[2:] == ["signal", "stop", "continue", "exit", "remove"]
     last = kernel.rows("events", "--filter", f"agent={agent}", "--filter", "event=exit", "--filter", "event=spawn")
     assert [(row["event"], row["life"], set(row["data"])) for row in last] == [
         ("spawn", 1, {"name", "parent", "uid"}), ("exit", 1, {"code", "signal", "why", "detail"})]

@@ -36,7 +36,7 @@ ENDS = {
     "a signal of the kernel's": ("libc.kill(libc.getpid(), libc.Signals.SIGTRUST)", "signals: SIGTRUST"),
     "such a signal at the mount": ("write(ME + 'proc/signal', WO, b'TRUST')", "signals: SIGTRUST"),
     "a tool that no rule allows": ("libc.exec_tool('root.shell', {})", "default deny"),
-    "a child": ("libc.spawn(exec='/bin/true')", "spawn at most 0"),
+    "a child": ("libc.spawn(exec='/bin/true')", "default deny"),
     "what is caught": ("[answer(lambda: put('state/held')) for _ in range(1000)]", HELD),
 }
 

@@ -38,7 +38,7 @@ class Held:
             used = self.holdings.spend(AGENT, said.needs, now_ns, now_ns)
         except CallError as over:
             return errno.errorcode[over.number], None
-        return "", used[0].mark.line if used else None
+        return "", used[0].rule.mark.line if used else None
 
 
 @pytest.mark.parametrize("block", range(3))

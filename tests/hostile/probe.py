@@ -299,17 +299,11 @@ def many(make, most=20_000):
 
 
 def timers():
-    """POSIX timers, which Linux keeps in its own memory."""
-    made = []
+    """POSIX timers, which Linux keeps in its own memory; for a child process, with which they go."""
     kind = struct.pack("=QiiQQQQQQ", 0, 0, 1, 0, 0, 0, 0, 0, 0)  # SIGEV_NONE
-    try:
-        for _ in range(300_000):
-            timer = ctypes.c_int()
-            result(LIBC.syscall(OUT["linux"]["timer_create"], 1, kind, ctypes.byref(timer)))
-            made.append(timer.value)
-    finally:
-        for timer in made:
-            LIBC.syscall(OUT["linux"]["timer_delete"], timer)
+    timer = ctypes.c_int()
+    for _ in range(300_000):
+        linux("timer_create", 1, kind, ctypes.byref(timer))
     return "without end"
 
 
@@ -389,7 +383,8 @@ def talk(*frames, greet=HELLO):
             for data in frames:
                 sock.sendall(data)
             sock.sendall(GETPID)
-            return " ".join(replies(sock, skip=bool(greet)))
+            found = replies(sock, skip=bool(greet))
+            return "faulted" if "faulted" in found else " ".join(found)  # what came before may be lost with it
         except (ConnectionResetError, BrokenPipeError):
             return "faulted"
 

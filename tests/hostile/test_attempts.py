@@ -23,7 +23,7 @@ from agentix_syscalls import signals
 ROWS = (*attempts.RULES, *attempts.TREES, *attempts_beyond.ALL)
 PROBE = b"".join(Path(__file__).with_name(name).read_bytes() for name in ("holding.py", "probe.py"))
 LINUX = (*attempts_beyond.REFUSED, *attempts_beyond.SET_ID, "name_to_handle_at", "clone", "clone3", "openat2",
-         "seccomp", "capset", "pidfd_getfd", "sched_setattr", "ioprio_set", "shmget", "timer_create", "timer_delete")
+         "seccomp", "capset", "pidfd_getfd", "sched_setattr", "ioprio_set", "shmget", "timer_create")
 
 
 def numbers() -> dict[str, int]:

@@ -73,6 +73,14 @@ def test_when_one_is_within_the_other(one, other, within) -> None:
     assert patterns.parse(one).within(patterns.parse(other)) is within
 
 
+def test_what_differs_at_its_begin_is_compared_no_further(monkeypatch) -> None:
+    compared, within = [], patterns.name_within
+    monkeypatch.setattr(patterns, "name_within", lambda *names: compared.append(names) or within(*names))
+    one, other = (patterns.parse(f"{begin}/" + "/".join(["*a*"] * 60)) for begin in ("mem", "state"))
+    assert not one.within(other)
+    assert compared == [((b"mem",), (b"state",))]
+
+
 @pytest.mark.parametrize(
     ("one", "other", "meet"),
     [

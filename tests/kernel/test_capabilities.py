@@ -69,6 +69,15 @@ async def test_what_a_child_was_to_hold_may_be_taken_back_before_it_is_made(benc
     assert len(bench.kernel.table.by_id) == 1
 
 
+async def test_a_spawn_compares_no_more_than_others_can_wait_for(bench):
+    """Each of many long capabilities would be held against each of many long ones that it gave itself."""
+    door = await bench.door(policy=of("{file: /mem, action: read}", "{file: /state, action: read}", ALL[1]))
+    deep = ["capability://file/state/" + "/".join(["*a*"] * 60) + f"/{number}?action=read" for number in range(100)]
+    assert [door.call(calls.SYS_GRANT, 2, door.process.id, one) for one in deep] == [None] * 100
+    assert door.call(calls.SYS_SPAWN, "exec", ["x"], {"capabilities": deep}) == errno.E2BIG
+    assert await door.finish(calls.SYS_SPAWN, "exec", ["x"], {"capabilities": [WORKING]}) is None
+
+
 async def test_leave_to_spawn_that_came_to_nothing_is_given_back(bench):
     door = await bench.door(policy=of("{file: /, action: [read, write]}", "{spawn: '*', max: 1}"))
     good = type(bench.machine).launch

@@ -40,8 +40,8 @@ class Capability:
 
     def within(self, other: "Capability") -> bool:
         """Whether it allows at most what the other one allows. May say no when unsure, never yes wrongly."""
-        return (self.resource == other.resource and self.actions <= other.actions and self.path.within(other.path)
-                and self.constraints.within(other.constraints))
+        return (self.resource == other.resource and self.actions <= other.actions
+                and self.constraints.within(other.constraints) and self.path.within(other.path))
 
     def __str__(self) -> str:
         return self._text

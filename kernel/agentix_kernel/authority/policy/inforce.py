@@ -20,7 +20,7 @@ from agentix_kernel.authority.capability import Capability
 from agentix_kernel.authority.capability import parse as read_capability
 from agentix_kernel.authority.constraints import FREE
 from agentix_kernel.authority.holdings import Need
-from agentix_kernel.authority.patterns import DEPTH, Malformed, Pattern, name_covers, parse
+from agentix_kernel.authority.patterns import DEPTH, NAMES_MAX, Malformed, Pattern, name_covers, parse
 from agentix_kernel.authority.policy import agents_md, document
 from agentix_kernel.authority.policy.compiled import Compiled, Decision
 from agentix_kernel.authority.policy.document import BOUNDS, Policy
@@ -38,6 +38,10 @@ DENIALS_MAX: Final = 256
 """Denials beside a document, those of its ancestors counted."""
 UNBOUNDED: Final = 10**9
 """What agents may be spawned when the document allows it and says no number."""
+COMPARED_MAX: Final = 1 << 18
+"""Names of patterns: those of the capabilities that an agent's spawn asks for, times those of all that it holds. Each
+may have to be held against each, and nobody is served meanwhile.
+"""
 MORE_CHILDREN: Final = "--spawn-max N at its spawn, or in its policy a rule such as {spawn: '*', max: N}, under allow:"
 UNNAMED: Final = b"agent-0"
 """An agent that is given no name is called agent-N: what allows such names allows it."""
@@ -301,8 +305,11 @@ class InForce:
         if (spawn_max or 0) > self.spawn_max:
             raise CallError(errno.EPERM, f"spawn: spawn_max {spawn_max} is over the parent's {self.spawn_max}",
                             rule="a child has at most what its parent has")
-        allows = (tuple(shared_out(self.allows, spawn_max)) if capabilities is None
-                  else _chosen(self.allows, capabilities, spawn_max))
+        if capabilities is None:
+            allows = tuple(shared_out(self.allows, spawn_max))
+        else:
+            _check_room(self.allows, capabilities)
+            allows = _chosen(self.allows, capabilities, spawn_max)
         return made(self.source, self.document, wanted, self.deny + deny, allows)
 
     def rules(self) -> list[list[str | int]]:
@@ -387,6 +394,14 @@ def _chosen(allows: tuple[Rule, ...], wanted: tuple[str, ...], spawn_max: int | 
         raise CallError(errno.EINVAL, "spawn: capabilities and spawn_max say the same thing twice",
                         remedy="add capability://agent?action=spawn&max=N to the capabilities")
     return tuple(dict.fromkeys(_within(allows, held(text, COMMAND_LINE).capability) for text in wanted))
+
+
+def _check_room(allows: tuple[Rule, ...], wanted: tuple[str, ...]) -> None:
+    """Raises CallError(E2BIG) for what takes too long to compare, whatever it turns out to be."""
+    asked = sum(min(text.count("/"), NAMES_MAX) for text in wanted)
+    if asked * sum(len(one.capability.path.names) for one in allows) > COMPARED_MAX:
+        raise CallError(errno.E2BIG, f"spawn: {len(wanted)} capabilities are too much to look for among {len(allows)}",
+                        remedy="name fewer, or give the child more of them with SYS_GRANT")
 
 
 def _within(allows: tuple[Rule, ...], wanted: Capability) -> Rule:

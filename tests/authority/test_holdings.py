@@ -176,6 +176,16 @@ def test_what_has_expired_is_gone_with_all_below_it_and_stays_gone(table) -> Non
     assert [one.handle for one in table.held(1)] == [2], "not in a further life either, whatever the clock says"
 
 
+def test_what_was_given_until_a_moment_and_taken_back_is_not_remembered(table) -> None:
+    table.grant(1, FILES)
+    until = capability.parse("capability://file/state?action=read&expires=2030-01-01T00:00:00Z")
+    kept = table.attenuate(1, 1, until).handle
+    for _ in range(3 * holdings.SWEPT_MIN):
+        table.revoke(1, table.attenuate(1, 1, until).handle)
+    assert len(table._expiring) <= holdings.SWEPT_MIN
+    assert [row.handle for row in table.expire(until.constraints.expires_ns)] == [kept]
+
+
 def test_a_life_begins_with_what_was_given_and_not_taken_back_by_others(table) -> None:
     rules = [Rule(ALLOW, one, Mark("bot.yaml", line, 1)) for line, one in enumerate((FILES, NOTES, FILES), 5)]
     assert [row.source for row in table.begin(1, Start.of(rules), 0)] == ["bot.yaml:5", "bot.yaml:6", "bot.yaml:7"]

@@ -27,6 +27,8 @@ HANDLES_MAX: Final = 256
 """Of one agent, beside what its policy's document gives it: bounds what finding the right one costs."""
 DEPTH_MAX: Final = 32
 """Grants below one another: what one use costs, and how long a chain may be."""
+SWEPT_MIN: Final = 1024
+"""Moments of expiry that are kept whatever became of their grants."""
 GIVEN: Final = Mark("root", 0, 0)
 """Of what is given without saying by whom."""
 
@@ -142,7 +144,8 @@ class Holdings:
     _living: set[int] = field(init=False, factory=set[int])
     _roots: dict[Grant, None] = field(init=False, factory=dict[Grant, None])
     _expiring: list[tuple[int, int, int]] = field(init=False, factory=list[tuple[int, int, int]])
-    """A heap of wall time, agent and handle. What is gone meanwhile is skipped."""
+    """A heap of wall time, agent and handle. What is gone meanwhile is skipped, and swept when the heap has doubled."""
+    _sweep_at: int = field(init=False, default=SWEPT_MIN)
 
     # Lives
 
@@ -370,8 +373,16 @@ class Holdings:
         (above.below if above is not None else self._roots)[grant] = None
         self._held.setdefault(agent, {})[handle] = grant
         if limits.expires_ns is not None:
-            heapq.heappush(self._expiring, (limits.expires_ns, agent, handle))
+            self._expect(limits.expires_ns, agent, handle)
         return grant
+
+    def _expect(self, expires_ns: int, agent: int, handle: int) -> None:
+        """Remember when it expires. An agent may have grants made and taken back without an end: what is gone goes."""
+        heapq.heappush(self._expiring, (expires_ns, agent, handle))
+        if len(self._expiring) > self._sweep_at:
+            self._expiring = [one for one in self._expiring if one[2] in self._held.get(one[1], ())]
+            heapq.heapify(self._expiring)
+            self._sweep_at = max(SWEPT_MIN, 2 * len(self._expiring))
 
     def _remove(self, grant: Grant, change: str, by: int) -> tuple[Row, ...]:
         gone = list(grant.subtree())

@@ -1,6 +1,6 @@
 # `make` lists what there is. ./demo and ./check need no make.
 .POSIX:
-.PHONY: help install demo check lint man bench vmtest fresh dist clean
+.PHONY: help install demo check lint man bench soak vmtest fresh dist clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## /  make \1@/p' Makefile | while IFS=@ read -r t d; do printf '%-15s %s\n' "$$t" "$$d"; done
@@ -24,6 +24,10 @@ man: ## rewrite the blocks of the manual pages that come from the tables
 bench: ## run every benchmark quickly (root)
 	.ci/prepare kernel bench
 	bench/run --quick
+
+soak: ## simulate worlds for 30 minutes, or MINUTES=n, and print what they covered
+	.ci/prepare test
+	.venv/bin/python tests/sim/soak.py --minutes $${MINUTES:-30}
 
 vmtest: ## run the tests in a Debian 12 guest: systemd, pure cgroup v2, Linux 6.1 (root)
 	tests/vm/run

@@ -188,10 +188,10 @@ class Kernel:
             raise error
         if not self._retrying:
             self._retrying = True
-            if self.on_fault is not None:
-                self.on_fault(f"journal: {error}; no new work is taken until it can be written")
             self.nursery.start_soon(self._retry)
         if not self._refusing:
+            if self.on_fault is not None:
+                self.on_fault(f"journal: {error}; no new work is taken until it can be written")
             self._turn(refusing=True)
 
     def _turn(self, *, refusing: bool) -> None:
@@ -200,10 +200,10 @@ class Kernel:
             self.on_refusing(refusing)
 
     async def _retry(self) -> None:
-        while self._retrying:
-            await trio.sleep(JOURNAL_RETRY_S)
-            self._retrying = False
-            self.flush()
+        """Once more, later; refused again, the flush begins the next one. A loop here would add one each time."""
+        await trio.sleep(JOURNAL_RETRY_S)
+        self._retrying = False
+        self.flush()
 
     def committed(self) -> None:
         """More is durable: let the replies go that waited for it, in the order in which they were given."""

@@ -82,7 +82,8 @@ async def _live(kernel: Kernel, process: Process, delay_s: float) -> None:
             if kernel.doors:
                 kernel.doors.close(process)
     if end is not None:
-        await lifecycle.finish(kernel, process, end)
+        with trio.CancelScope(shield=True):  # as every end: a shutdown waits until it is told
+            await lifecycle.finish(kernel, process, end)
     process.wake()
 
 

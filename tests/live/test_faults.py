@@ -62,6 +62,7 @@ def work(client: Client, model: Model, turn: int) -> None:
     model.removed.add(other)
     client.call("rename", sleeper, f"renamed{turn}")
     model.names[sleeper] = f"renamed{turn}"
+    client.call("audit_rotate_key")
     for number in range(9):  # their records are large: another segment is begun
         loud = spawn(client, model, f"loud{turn}.{number}", argv=("/bin/true", *["x" * 2000] * 60))
         model.statuses[loud] = client.call("wait", loud)["status"]
@@ -218,12 +219,13 @@ def chain(running, todo: list[str]) -> dict[str, list[str]]:
 
 
 CHAINS = ("""
-key.link:1 boot.lock:1 boot.lock.done:1 boot.count:1 boot.count.done:1 journal.write:1 journal.write.torn:1
+key.rename:1 boot.lock:1 boot.lock.done:1 boot.count:1 boot.count.done:1 journal.write:1 journal.write.torn:1
 journal.write.torn:9 journal.write.done:30 boot.sweep:1 boot.sweep.done:1 journal.sync:2 journal.sync:9
-journal.sync.done:3 registry.id:1 registry.folder:2 registry.folder.done:2 boot.unborn:1 boot.unborn.done:1
-registry.replace:1 registry.replace.done:1 registry.replace:4 registry.replace.done:5
+journal.sync.done:3 registry.id:1 registry.id.done:2 registry.folder:2 registry.folder.done:2 boot.unborn:1
+boot.unborn.done:1 registry.replace:1 registry.replace.done:1 registry.replace:4 registry.replace.done:5
 """, """
-key.link.done:1 journal.fill.done:1 agent.socket:1 boot.unmount:1 boot.unmount.done:1 agent.socket.done:2
+key.rename.done:1 key.keep:1 key.keep.done:1 key.rename:2 journal.fill.done:1 agent.socket:1 boot.unmount:1
+boot.unmount.done:1 agent.socket.done:2
 boot.sockets:1 boot.sockets.done:1 agent.doors:1 agent.doors.done:2 agent.log:1 agent.log.torn:1 agent.log.done:1
 file.make:1 file.make.done:2 file.write:1 file.write.torn:2 file.write.done:1 file.rename:1 file.rename.done:1
 """, """

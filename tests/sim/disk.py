@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from attrs import define, field
 
 SECTOR = 512
+EVERYTHING = frozenset({"create", "pwrite", "datasync"})
 
 
 @define
@@ -58,7 +59,8 @@ class SimDisk:
 
     `crash` loses power, deterministically for a seed; `kill` is the end of the process alone, which loses nothing.
     `full`: create raises ENOSPC. `fail_after`: so many operations still work, the next one fails with `fail_with`;
-    a pwrite that fails has written a part before, and goes on failing until `fail_after` is None.
+    a pwrite that fails has written a part before, and goes on failing until `fail_after` is None. `fail_on`: which
+    operations those are.
     A crash at every write boundary is had with `fail_after` and then `crash` or `kill`.
     """
 
@@ -66,6 +68,7 @@ class SimDisk:
         self.full = False
         self.fail_after: int | None = None
         self.fail_with = errno.EIO
+        self.fail_on = EVERYTHING
         self.operations = 0
         self.files: dict[str, Inode] = {}
         self._random = random.Random(seed)
@@ -123,7 +126,7 @@ class SimDisk:
     def admit(self, operation: str, size: int) -> int:
         """Count an operation, or fail it; a pwrite may be cut short first. Returns how many bytes are done."""
         self.operations += 1
-        if self.fail_after is None:
+        if self.fail_after is None or operation not in self.fail_on:
             return size
         if self.fail_after > 0:
             self.fail_after -= 1

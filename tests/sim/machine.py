@@ -6,11 +6,13 @@ violation, told by `Violation`.
 
 import errno
 import random
+from collections import Counter
 from collections.abc import Callable
 
 import trio
 from attrs import define, field
 
+from agentix_kernel.authority.policy.inforce import AUDIT
 from agentix_kernel.dispatch import Session, serve
 from agentix_kernel.kernel import Kernel
 from agentix_kernel.world import Confined, Ended, LaunchError, Limits, Program, Readiness, Runtime, Usage, Watch
@@ -127,6 +129,8 @@ class SimMachine:
     tags: set[str] = field(factory=set)
     acknowledged: dict[tuple[int, str], int] = field(factory=dict)
     """Replies that reached an agent, by (agent, call): each must be in the journal after any crash of the process."""
+    answers: Counter[tuple[str, str]] = field(factory=Counter)
+    """How often each call was answered with each errno, or with "ok"."""
     durable: dict[tuple[int, str], int] = field(factory=dict)
     """Those of durable calls: in the journal after a loss of power as well."""
 
@@ -172,10 +176,18 @@ class SimMachine:
         del sandbox
         return []
 
-    def note(self, agent: int, number: int, flags: int) -> None:
+    def note(self, agent: int, number: int, flags: int, body: object) -> None:
         """A reply reached an agent: what it promises."""
         call = BY_NUMBER.get(number)
         name = call.name if call is not None else "?"
+        failed = flags & wire.F_ERROR
+        self.answers[name, errno.errorcode.get(body[0], "?") if failed else "ok"] += 1  # type: ignore[index]
+        assert self.kernel is not None
+        process = self.kernel.table.by_id.get(agent)
+        if not failed and process is not None and process.policy.mode != AUDIT and name in process.policy.deny:
+            raise Violation(f"agent {agent}: {name} went well, which its policy denies")
+        if failed and body[0] in {errno.ENOSPC, errno.EIO}:  # type: ignore[index]
+            return  # the disk takes no record: that answer alone leaves without one
         self.acknowledged[agent, name] = self.acknowledged.get((agent, name), 0) + 1
         if call is not None and call.durable and not flags & wire.F_ERROR:
             self.durable[agent, name] = self.durable.get((agent, name), 0) + 1
@@ -216,8 +228,10 @@ class SimAgent:
                 return None
             self.session = Session(kernel, process, self._receive, self._drop)
             process.sessions.add(self.session)
-            if await self._exchange(0, 0, (1,)) is None:
-                return None
+            greeted = await self._exchange(0, 0, (1,))
+            if greeted is None or not greeted[0]:  # a disk that takes no record refuses that, too
+                self._drop()
+                return greeted
         return await self._exchange(number, flags, args)
 
     async def _exchange(self, number: int, flags: int, args: tuple[object, ...]) -> tuple[bool, object] | None:
@@ -283,7 +297,7 @@ class SimAgent:
         if self._reply.is_set():
             raise Violation(f"agent {self.id}: call {number} was answered twice")
         self._answer = (number, flags, data[wire.HEADER_BYTES:])
-        self.machine.note(self.id, number, flags)
+        self.machine.note(self.id, number, flags, wire.decode(self._answer[2]))
         self._reply.set()
 
 

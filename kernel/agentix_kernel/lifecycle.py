@@ -422,7 +422,7 @@ def _close_accounts(kernel: Kernel, process: Process, end: End) -> None:
 
 def _tell_parent(kernel: Kernel, process: Process) -> None:
     parent = kernel.table.by_id.get(process.parent)
-    if parent is not None and parent.alive:
+    if parent is not None and parent.alive and parent.waking is None:  # what waits for its restart hears nothing
         assert process.end is not None
         delivery.send(kernel, parent, signals.SIGCHLD, process.id, f"agent {process.id}: {process.end.detail}")
         parent.wake()
@@ -531,7 +531,7 @@ async def _continue(kernel: Kernel, process: Process) -> None:
 def _moved(kernel: Kernel, process: Process) -> None:
     process.wake()
     parent = kernel.table.by_id.get(process.parent)
-    if parent is not None and parent.alive:
+    if parent is not None and parent.alive and parent.waking is None:  # what waits for its restart hears nothing
         delivery.send(kernel, parent, signals.SIGCHLD, process.id, f"agent {process.id}: {process.state.value}")
     kernel.flush()
 

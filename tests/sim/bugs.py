@@ -1,6 +1,6 @@
 """Known bugs, planted one at a time to see that the simulator finds such: what each breaks, and the world that tells.
 
-`seed` is the first world, of those from 0 on, that tells: so many worlds, and one, it took.
+`seed` is the first world, of those from 0 on, that told when this was written: so many worlds, and one, it took.
 """
 
 from collections.abc import Callable

@@ -40,7 +40,7 @@ def test_worlds():
     assert problems == {}
     # A simulation that never stops, kills, denies or crashes would prove nothing.
     assert {"stopped", "killed", "denied", "crash", "power", "shutdown", "spawn", "exit", "policy", "restart", "lost",
-            "restarted by the operator", "restart refused", "signal refused", "narrowed", "refused writes",
+            "restarted by the operator", "restart refused", "signal refused", "narrowed",
             "late wake-up", "disk broken", "disk full", "disk slow", "disk refusing", "disk well"} <= seen
 
 

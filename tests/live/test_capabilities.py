@@ -79,6 +79,8 @@ say(kid=kid, wider=[spawn("kid-2", "capability://file/state?action=read,write", 
     forged=[tried(libc.grant, 99, kid), tried(libc.grant, 2, 1 << 40), tried(libc.caps, 1 << 40),
             tried(libc.revoke, me, 99), tried(libc.revoke, 1 << 40, 1)],
     theirs=[one.handle for one in libc.caps(kid)])
+while not os.path.exists("/agent/self/state/go"):
+    time.sleep(0.01)
 say(gone=libc.revoke(me, 2), left=[one.handle for one in libc.caps(kid)], rules=libc.getpolicy().rules[0],
     file=open("/agent/self/policy/capabilities").read())
 while True:
@@ -88,6 +90,8 @@ while True:
 
 def test_a_family_passes_on_narrows_and_takes_back(live, bot, scripts):
     agent = live.spawn("--policy", bot, "--name", "family", scripts(FAMILY))
+    live.until_logged(said(live, agent, "kid"), "wrote")
+    Path(live.tree(agent, "state/go")).touch()
     told = {key: said(live, agent, key) for key in ("kid", "wider", "given", "whole", "own", "more", "bad", "forged",
                                                     "theirs", "gone", "left", "rules", "file")}
     kid = told["kid"]
@@ -100,7 +104,6 @@ def test_a_family_passes_on_narrows_and_takes_back(live, bot, scripts):
     assert told["left"] == [1, 2, 5]
     assert told["rules"] == ["allow capability://file?action=read", "bot.yaml", 5]
     assert "7\tcapability://file/policy?action=read\tbot.yaml:5\tfrom agent" in told["file"]
-    live.until_logged(kid, "wrote")
     held = said(live, kid, "held")
     assert [row[1:] for row in held[:3]] == [
         ["capability://file/policy?action=read", agent, 1], ["capability://file/mem/working?action=read", agent, 1],

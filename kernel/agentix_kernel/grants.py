@@ -68,9 +68,17 @@ def _held(kernel: Kernel, process: Process) -> InForce:
 # --- giving and taking ---------------------------------------------------------------------------------------------
 
 def grant(kernel: Kernel, process: Process, wanted: Capability, source: str) -> tuple[Row, int]:
-    """An operator gives, for this life and those to come. Raises CallError(EMFILE)."""
+    """An operator gives, for this life and those to come: on record before it is kept, or a kernel that ends between the
+    two leaves what nobody gave. Raises CallError: EMFILE, or why nothing can be recorded; then nothing is given.
+    """
     row = kernel.holdings.grant(process.id, wanted, Mark(source, 0, 0))
-    return row, _changed(kernel, [row], ROOT, source)[0]
+    seq = _record(kernel, [row], ROOT, source)
+    kernel.flush()
+    if kernel.journal.failed is not None:
+        _record(kernel, kernel.holdings.revoke(process.id, row.handle), ROOT, "could not be recorded")
+        raise denials.unrecorded(kernel)
+    _put(kernel, [row])
+    return row, seq
 
 
 def pass_on(kernel: Kernel, giver: Process, handle: int, to: Process, wanted: Capability | None) -> tuple[Row, int]:
@@ -107,7 +115,11 @@ def replace(kernel: Kernel, process: Process, policy: InForce, who: str) -> Stay
 def _changed(kernel: Kernel, rows: Iterable[Row], by: int, source: str) -> tuple[int, dict[int, Stays]]:
     """Record it, then put it in force and keep it for each agent that it changed."""
     rows = tuple(rows)
-    seq = _record(kernel, rows, by, source)
+    return _record(kernel, rows, by, source), _put(kernel, rows)
+
+
+def _put(kernel: Kernel, rows: Iterable[Row]) -> dict[int, Stays]:
+    """Put it in force and keep it for each agent that it changed."""
     stays: dict[int, Stays] = {}
     for agent in dict.fromkeys(row.who for row in rows):
         process = kernel.table.by_id.get(agent)
@@ -115,7 +127,7 @@ def _changed(kernel: Kernel, rows: Iterable[Row], by: int, source: str) -> tuple
             stays[agent] = enforcement.put(kernel, process, _held(kernel, process))
             kernel.registry.save(process)
     _watch(kernel)
-    return seq, stays
+    return stays
 
 
 def _record(kernel: Kernel, rows: Iterable[Row], by: int, source: str = "") -> int:

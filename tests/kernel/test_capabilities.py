@@ -115,6 +115,28 @@ async def test_the_dying_are_given_nothing(bench):
     assert bench.kernel.holdings.held(child.id) == ()
 
 
+async def test_what_an_operator_gives_is_on_record_before_it_is_kept(bench, monkeypatch):
+    """Else a kernel that ends between the two leaves a next life with what nobody gave."""
+    door = await bench.door(policy=of(*ALL))
+    journal, published = bench.kernel.journal, []
+    monkeypatch.setattr(type(bench.kernel.registry), "save", lambda *_: published.append(journal.published))
+    _, seq = grants.grant(bench.kernel, door.process, capability.parse(WORKING), "a test")
+    assert published == [seq]
+
+
+async def test_what_cannot_be_recorded_is_not_given(bench):
+    door = await bench.door(policy=of(*ALL))
+    held, before = bench.kernel.holdings.held(door.process.id), dict(door.process.lives.start.rules)
+    bench.disk.full = True
+    while bench.kernel.journal.failed is None:
+        bench.kernel.record(records.STEP, data=("fill", "x" * 4096))
+        bench.kernel.flush()
+    with pytest.raises(CallError, match="nothing can be recorded"):
+        grants.grant(bench.kernel, door.process, capability.parse(WORKING), "a test")
+    assert (bench.kernel.holdings.held(door.process.id), door.process.lives.start.rules) == (held, before)
+    bench.disk.full = False
+
+
 async def test_nobody_takes_back_what_somebody_else_gave(bench):
     door = await bench.door(policy=of(*ALL))
     child = await bench.agent(policy=heir(door.process), parent=door.process)

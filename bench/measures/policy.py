@@ -201,7 +201,7 @@ def _report_trips(report: Report, trips: dict[str, list[float]]) -> None:
 
 
 def _report_narrowed(report: Report, narrowed: Narrowed) -> None:
-    report.figures["narrowed_agents"] = narrowed.agents
+    report.figures["narrowed_agents_number"] = narrowed.agents
     report.figures["narrowing_s"] = narrowed.seconds
     report.tables.append(("another policy for living agents, in one request", [
         ["agents", "s", "ms an agent"],

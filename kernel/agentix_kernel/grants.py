@@ -68,8 +68,8 @@ def _held(kernel: Kernel, process: Process) -> InForce:
 # --- giving and taking ---------------------------------------------------------------------------------------------
 
 def grant(kernel: Kernel, process: Process, wanted: Capability, source: str) -> tuple[Row, int]:
-    """An operator gives, for this life and those to come: on record before it is kept, or a kernel that ends between the
-    two leaves what nobody gave. Raises CallError: EMFILE, or why nothing can be recorded; then nothing is given.
+    """An operator gives, for this life and those to come: on record before it is kept, or a kernel that ends between
+    the two leaves what nobody gave. Raises CallError: EMFILE, or why nothing can be recorded; then nothing is given.
     """
     row = kernel.holdings.grant(process.id, wanted, Mark(source, 0, 0))
     seq = _record(kernel, [row], ROOT, source)

@@ -5,10 +5,12 @@ tried, and nothing of the host is looked at.
 """
 
 import errno
+import itertools
 import json
 import posixpath
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from typing import TypeVar
 
 from attrs import frozen
 
@@ -19,6 +21,7 @@ from agentix_kernel.confine import filter as call_filter
 from agentix_kernel.confine import shown as structure
 from agentix_kernel.confine.absences import BY_NAME
 from agentix_kernel.confine.syscalls_table import ROWS, Action, Row, Test
+from agentix_kernel.confine.template import within
 from agentix_kernel.kernel import Kernel
 from agentix_kernel.process import Process
 from agentix_kernel.world import OWN_RUNTIME, Runtime
@@ -27,6 +30,7 @@ from agentix_syscalls.calls import Call
 from agentix_syscalls.errors import CallError
 from agentix_vfs.nodes import Rule
 
+_T = TypeVar("_T")
 _OWN = re.compile(rb"/agent/(self|[0-9]+)(/.*)?\Z", re.DOTALL)
 _LINUX_NAME = re.compile(r"[a-z0-9_]{1,64}\Z")
 _ANSWERS = {Action.REFUSE: "refused (EPERM)", Action.FATAL: "refused (EPERM), and the agent is ended by SIGPOLICY",
@@ -81,7 +85,7 @@ def _judged(kernel: Kernel, process: Process, call: Call, name: str, objects: tu
     about = "".join(f" {one.decode('utf-8', 'replace')}" for one in objects)
     asked = f"{call.name}{about}" if name == call.name else f"{call.name}{about} to {name.lower()}"
     said = checked(process.policy, call.name if name == "READ" else name, objects)
-    if said.needs:
+    if said.needs and process.alive:  # an agent that has ended holds nothing: then it is what its policy says
         said = grants.left(kernel, process, call.name, said)
     if said.allowed and name == "WRITE" and call.name == "OPEN":
         said = process.policy.decide("OPEN", *objects)
@@ -108,7 +112,26 @@ def _canonical(kernel: Kernel, process: Process, path: bytes, *, look: bool) -> 
     """From the tree's root, which it may begin with or leave out; without a look, as far as its words go."""
     own = _OWN.match(path)
     inside = b"/" + ((own[2] or b"") if own is not None else path).lstrip(b"/")
-    return kernel.tree.canonical(process.id, b"." + inside) if look else posixpath.normpath(inside)
+    if not look:
+        return posixpath.normpath(inside)
+    there, missing = _existing(inside, lambda path: kernel.tree.canonical(process.id, path))
+    return there + missing
+
+
+def _existing(path: bytes, ask: Callable[[bytes], _T]) -> tuple[_T, bytes]:
+    """What is said of a path of the tree, or of the folder above that is there, and the names missing below that.
+
+    Raises CallError.
+    """
+    missing = b""
+    while True:
+        try:
+            return ask(b"." + path), missing
+        except CallError as error:
+            path, _, name = path.rstrip(b"/").rpartition(b"/")
+            if error.number != errno.ENOENT or not path or name in {b".", b".."}:
+                raise
+            missing = b"/" + name + missing
 
 
 def _linux(name: str) -> Iterator[Answer]:
@@ -116,8 +139,10 @@ def _linux(name: str) -> Iterator[Answer]:
     if not rows and (not _LINUX_NAME.match(name) or call_filter.number(name) < 0):
         raise CallError(errno.EINVAL, f"why: no call is named {name[:64]!r}, neither here nor in Linux",
                         remedy="agentctl syscalls lists ours")
-    for row in rows:
-        yield Answer(f"Linux call {name}{_when(row)}", False, "seccomp", f"{_ANSWERS[row.action]}: it {row.why}"
+    for _, alike in itertools.groupby(rows, key=lambda row: (row.action, row.why)):
+        same = tuple(alike)
+        row = same[0]
+        yield Answer(f"Linux call {name}{_when(same)}", False, "seccomp", f"{_ANSWERS[row.action]}: it {row.why}"
                      if not row.tests else f"{_ANSWERS[row.action]}: {row.why}", f"seccomp {name}",
                      remedy=_SAME_FOR_ALL)
     if (absence := BY_NAME.get(name)) is not None:
@@ -128,8 +153,15 @@ def _linux(name: str) -> Iterator[Answer]:
                      "no row of its table is about it")
 
 
-def _when(row: Row) -> str:
-    return ", when " + " and ".join(map(_tested, row.tests)) if row.tests else ""
+def _when(rows: Sequence[Row]) -> str:
+    """In which cases: those of rows that act alike. What they begin with alike is said once."""
+    cases = [" and ".join(map(_tested, row.tests)) for row in rows if row.tests]
+    if not cases:
+        return ""
+    start = re.match(r"argument \d+ (is|has) ", cases[0])
+    if start is not None and all(case.startswith(start[0]) for case in cases):
+        cases[1:] = [case.removeprefix(start[0]) for case in cases[1:]]
+    return ", when " + " or ".join(filter(None, (", ".join(cases[:-1]), cases[-1])))
 
 
 def _tested(test: Test) -> str:
@@ -156,7 +188,7 @@ def of_path(kernel: Kernel, process: Process, path: bytes, *, look: bool) -> lis
 def _in_tree(kernel: Kernel, process: Process, path: bytes, *, look: bool) -> list[Answer]:
     path = _canonical(kernel, process, path, look=look)
     answers = [_judged(kernel, process, calls.BY_NAME[name], name, (path,)) for name in ("READ", "WRITE")]
-    kept = kernel.tree.rule(process.id, b"." + path) if look else Rule.ORDINARY
+    kept = _existing(path, lambda path: kernel.tree.rule(process.id, path))[0] if look else Rule.ORDINARY
     if kept is not Rule.ORDINARY and answers[1].allowed:
         how = {Rule.APPEND: "what is there stays: only to append to", Rule.READ_ONLY: "answered with EROFS",
                Rule.FIXED: "names are the kernel's, and its files say what may be written"}[kept]
@@ -169,19 +201,27 @@ def _in_sandbox(kernel: Kernel, process: Process, path: str) -> list[Answer]:
     runtime = _runtime(kernel, process)
     found = structure.shown(path, str(process.id), process.command.binds, runtime)
     at = structure.free(path, runtime)
-    rule = f"- {{host: {_quoted(path)}, at: {_quoted(at)}, mode: %s}}"
-    remedy = f"in its policy, under binds: {rule}; or at its spawn --bind-ro {path}:{at}"
     uid = f"uid {process.uid}"
     if found.there is False:
         return [Answer(f"{verb} {path}", False, found.keeps, f"{found.what} (ENOENT)", "absent by structure",
-                       remedy=remedy % "ro") for verb in ("read", "write")]
+                       remedy=_bind(path, at, "ro" if verb == "read" else "rw")) for verb in ("read", "write")]
     reading = Answer(f"read {path}", True if found.there else None, "mount namespace, mode bits",
                      f"{found.what} ({uid})", "shown by structure")
     if found.keeps:
+        bound = max((bind for bind in process.command.binds if within(path, bind.target)),
+                    key=lambda bind: len(bind.target), default=None)
+        remedy = _bind(path, at, "rw") if bound is None else _bind(bound.source, bound.target, "rw")
         return [reading, Answer(f"write {path}", False, found.keeps, f"{found.what} (EROFS or EACCES)",
-                                "read-only by structure", remedy=f"{remedy % 'rw'}, for a folder of your own")]
+                                "read-only by structure", remedy=remedy)]
     return [reading, Answer(f"write {path}", True if found.there else None, "mode bits", f"{found.what} ({uid})",
                             "shown by structure")]
+
+
+def _bind(host: str, at: str, mode: str) -> str:
+    """What would show a file of the host, and how it is written."""
+    own, option = (", for a folder of your own", "--bind") if mode == "rw" else ("", "--bind-ro")
+    return (f"in its policy, under binds: - {{host: {_quoted(host)}, at: {_quoted(at)}, mode: {mode}}}; "
+            f"or at its spawn {option} {host}:{at}{own}")
 
 
 def _quoted(path: str) -> str:

@@ -97,12 +97,17 @@ def test_a_path_says_which_structure_and_what_would_show_it(live, asked):
     read, write = why(live, "--path", "/in/note")
     assert "/in of the host" in read["message"]
     assert write["enforcer"] == "read-only mount, Landlock"
+    assert write["remedy"].endswith("/in:/in, for a folder of your own")
+    assert " --bind /" in write["remedy"]
     read, write = why(live, "--path", "/agent/self/state/../state/held")
     assert (read["rule"], read["line"]) == (f"{file}:10: allow capability://file?action=read", 10)
     assert why(live, "--path", "/agent/self/state/free")[1]["line"] == 11
     assert (write["allowed"], write["line"], write["file"]) == (False, 15, file)
     assert write["remedy"] == f"deny beats allow: only a change of {file}:15 would permit it"
     assert why(live, "--path", "/agent/self/policy/effective")[1]["rule"].endswith("default deny")
+    assert why(live, "--path", "/agent/self/state/none/below/it")[1]["line"] == 11
+    assert why(live, "--call", "WRITE", "/state/held/none/below")[0]["line"] == 15
+    assert "does not exist" in live.ctl("why", "asked", "--call", "WRITE", "/state/none/../x", check=1).stderr
     assert "does not begin with" in live.ctl("why", "asked", "--path", "etc", check=1).stderr
 
 
@@ -132,6 +137,9 @@ def test_a_linux_call_is_explained_from_seccomp_or_from_what_is_missing(live, as
     refused = why(live, "--call", "clone")
     assert len([one for one in refused if one["enforcer"] == "seccomp" and not one["allowed"]]) == 7
     assert refused[-1]["allowed"] is True
+    assert [one["asked"] for one in why(live, "--call", "socket")] == [
+        "Linux call socket, when argument 1 is 0x0, 0x3, 0x4, 0x5, 0x6, 0x7, 0x8, 0x9 or over 0xa",
+        "Linux call socket otherwise"]
     assert "ENOSYS" in why(live, "--call", "clone3")[0]["message"]
     assert why(live, "--call", "chown")[0]["enforcer"] == "no capability (CAP_CHOWN)"
     assert why(live, "--call", "getuid")[0]["allowed"] is True

@@ -73,7 +73,7 @@ def spawn(kernel: Kernel, process: Process, kind: str, argv: tuple[str, ...],
     command = command_of(kind, argv, checked, (), own=process.command)
     decision = process.policy.decide_spawn(checked.get("name"))  # first: what follows costs more
     if not decision.allowed:
-        raise denials.refuse(kernel, process, "dispatch", "SPAWN", argv[0], decision)
+        raise denials.refuse(kernel, process, "dispatch", "SPAWN", checked.get("name") or argv[0], decision)
     grants.leave_to_spawn(kernel, process, checked.get("name"), take=False)
 
     def narrowed() -> InForce:

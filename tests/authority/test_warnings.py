@@ -35,6 +35,17 @@ def test_what_was_probably_not_meant_is_told_with_its_line(text, words):
     assert any(words in one for one in _warned(text)), _warned(text)
 
 
+@pytest.mark.parametrize(("rule", "said"), [
+    ("{tool: shell.execute, allowlist: [ls, cat]}", "its allowlist has names of tools, and 'shell.execute' is not"),
+    ("{signal: SIGTERM, to: child, allowlist: [SIGHUP]}", "its allowlist has names of signals, and 'SIGTERM' is not"),
+    ("{tool: shell.execute, allowlist: [ls, shell.execute]}", ""), ("{tool: 'shell.*', allowlist: [ls]}", ""),
+    ("{file: /state, action: read, allowlist: [a]}", ""),
+])
+def test_an_allowlist_without_the_only_name(rule, said):
+    found = "".join(_warned(f"allow:\n  - {rule}\n"))
+    assert said in found if said else found == ""
+
+
 SPAWNING = "allow:\n  - {file: /, action: [read, write]}\n  - {tool: 'sh*'}\n  - {spawn: 'kid-*', max: 3}\n"
 HELD = """\
 allow:

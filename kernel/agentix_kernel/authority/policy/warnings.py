@@ -11,6 +11,7 @@ from agentix_kernel.authority.patterns import ANY, DEPTH, Name
 from agentix_kernel.authority.policy.document import Policy
 from agentix_kernel.authority.policy.reading import Complaint
 from agentix_kernel.authority.policy.rules import ALLOW, DENY, Rule
+from agentix_syscalls.capabilities import RESOURCE_BY_NAME
 
 COMPARED_MAX: Final = 400
 """Rules that are held against each other: it takes the square of them."""
@@ -40,6 +41,11 @@ def _alone(rule: Rule, tools: Collection[str]) -> Iterator[str]:
     if capability.resource == "agent" and "spawn" in capability.actions and first and not (
             first[0] == b"" or first[0][:1].isalpha()):
         yield "no agent has such a name: they begin with a letter"
+    allowed, last = capability.constraints.allowlist, capability.path.names[-1]
+    if allowed is not None and len(last) == 1 and last[0] not in allowed and (
+            len(capability.path.names) == RESOURCE_BY_NAME[capability.resource].depth):
+        yield (f"applies to nothing: its allowlist has names of {capability.resource}s, and "
+               f"{last[0].decode('utf-8', 'replace')!r} is not among them")
 
 
 def _everything(names: tuple[Name, ...]) -> bool:

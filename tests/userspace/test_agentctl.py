@@ -308,7 +308,7 @@ def test_trace(operator, monkeypatch):
         "00:00:00.000000     12 7.1     denial        denied enforcer=seccomp call=socket "
         'message="not \\x1b[31mallowed" rule=no-net')
     assert "kernel  boot" in result.stdout
-    assert operator.calls("trace") == [(("scout",), False, 5, None, None)]
+    assert operator.calls("trace") == [(None, False, 5, None, None, None, {"agents": ("scout",)})]
     operator.on("trace", lambda *_args: (record for record in [RECORD, {"missed": 3, "first_seq": 13, "last_seq": 15}]))
     assert operator.run("trace", "-f").stdout.splitlines()[1] == "3 records (13 to 15) missed: they came too fast"
     first, missed = (json.loads(line) for line in operator.run("trace", "--json").stdout.splitlines())

@@ -61,7 +61,7 @@ def text(words: str) -> str:
 
 def sentence(words: str) -> str:
     """A capital at the start, a full stop at the end, each sentence on a line of its own as mdoc wants it."""
-    whole = words[:1].upper() + words[1:] + ("" if words.endswith(".") else ".")
+    whole = words[:1].upper() + words[1:] + ("" if words.endswith((".", "?")) else ".")
     return re.sub(r"\. (?=[A-Z])", ".\n", text(whole))
 
 
@@ -100,7 +100,8 @@ def synopsis(*words: str) -> list[str]:
         forms = ((".Ar SCRIPT",), (".Fl m Ar MODULE",), (".Fl -", ".Ar CMD"))
         return [line for form in forms for line in (head, ".Op Ar options", *form, ".Op Ar ARG ...")]
     lines = [head]
-    lines += [f".Op {_flag(option, option.opts[:1])}" for option in _options(found) if option.name != "prefix"]
+    lines += [f".{'' if option.required else 'Op '}{_flag(option, option.opts[:1])}" for option in _options(found)
+              if option.name != "prefix"]
     for param in found.params:
         if isinstance(param, click.Argument):
             word = (param.metavar or str(param.name).upper()).removesuffix("...")

@@ -163,7 +163,7 @@ def _verify(folder: str, key: str | None, anchors: str | None) -> int:
             _refuse(f"{anchors}: no anchor of this journal is there; each is a line that agentctl audit anchor prints")
         report = verify.verify(disk, keys, known)
     except OSError as error:
-        _refuse(str(error))
+        _refuse(f"{error.filename}: {error.strerror}" if error.filename and error.strerror else str(error))
     print(json.dumps(report.to_wire()))
     return 0 if report.ok else EXIT_REFUSED
 

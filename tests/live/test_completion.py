@@ -34,6 +34,7 @@ def bash(prefix, *words):
 @pytest.mark.parametrize(("words", "offered"), [
     (["kill", "go"], ["goat-1", "goat-2"]), (["kill", "sheep", "goat-1", "sh"], ["sheep"]),
     (["logs", "--tail", "3", "she"], ["sheep"]), (["kill", "-s", "US"], ["USR1", "USR2"]),
+    (["why", "sheep", "--call", "WR"], ["WRITE"]),
     (["insp"], ["inspect"]), (["ps", "--fo"], ["--forest", "--format"]), (["kill", "none"], []),
 ])
 def test_bash(kernel, herd, words, offered):

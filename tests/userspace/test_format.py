@@ -120,3 +120,11 @@ def test_what_is_folded_is_whole():
     rows = [("fuse", "off", "there is none; apt install fuse3"), ("root", "on", "")]
     assert list(show.lay_out(("LAYER", "STATE", "DETAIL"), rows, (), 32, fold=True))[1:] == [
         "fuse   off    there is none; apt", "              install fuse3", "root   on"]
+
+
+def test_each_column_is_folded():
+    rows = [("allow", "capability://file/state?action=read", "bot.yaml:9", "asked by READ"), ("deny", "x", "-", "y")]
+    lines = list(show.lay_out(("PART", "WHAT", "WHERE", "HOW"), rows, (), 44, fold=True))
+    assert all(len(line) <= 44 and "…" not in line for line in lines)
+    assert "".join(line[7:].split("  ")[0].strip() for line in lines[1:-1]).startswith("capability://")
+    assert lines[-1].split() == ["deny", "x", "-", "y"]

@@ -53,6 +53,8 @@ def test_a_stale_block_is_noticed_and_rewritten(tmp_path):
 def test_a_page_is_correct_and_its_references_exist(page):
     lint = subprocess.run(["mandoc", "-Tlint", "-Wwarning", page], capture_output=True, text=True, check=False)
     assert (lint.stdout, lint.returncode) == ("", 0)
+    name, section = page.name.rsplit(".", 1)
+    assert f".Dt {name.upper()} {section}\n" in page.read_text()
     ours = {tuple(other.name.rsplit(".", 1)) for other in PAGES} | {("agentctl", "1")}
     referred = set(re.findall(r"^\.(?:It |Po )?Xr (\S+) (\d)", page.read_text(), re.MULTILINE))
     assert referred <= ours | SYSTEM

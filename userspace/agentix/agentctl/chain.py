@@ -6,6 +6,8 @@ import click
 
 from agentix.agentctl import format as show
 from agentix.agentctl.cli import FAILED, Failure, Which, json_option, verb
+from agentix.agentctl.postmortem import SYSTEM_STATE
+from agentix.control import NoKernelError
 
 
 @verb(name="verify", examples=(
@@ -28,8 +30,15 @@ def audit_verify(which: Which, *, journal: str | None, key: str | None, anchors:
     if journal is not None:
         found = _verify_folder(journal, key, anchors)
     else:
-        with which.connect() as client:
-            found = client.call("audit_verify")
+        try:
+            with which.connect() as client:
+                found = client.call("audit_verify")
+        except NoKernelError as error:
+            if not error.absent:
+                raise
+            state = f"{which.prefix}/state" if which.prefix else SYSTEM_STATE
+            raise Failure(f"no kernel is running at {show.printable(error.path)}",
+                          remedy=f"its journal is checked without it by --journal {state}/journal") from None
     if as_json:
         show.print_json(found)
         return 0 if found["ok"] else FAILED

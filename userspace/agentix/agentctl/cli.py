@@ -395,7 +395,9 @@ def _misused(error: click.UsageError) -> int:
 
     path = error.ctx.command_path if error.ctx is not None else "agentctl"
     said = printable(error.format_message().replace(":\n\t", ": ").replace(",\n\t", ", "))  # click lists choices so
-    said = f"{said.removesuffix('.')}." if len(said) <= MESSAGE_MAX else f"{said[:MESSAGE_MAX]}..."
+    said = said.replace("is not a valid integer range", "is not a whole number")
+    said = f"{said[:MESSAGE_MAX]}..." if len(said) > MESSAGE_MAX else said
+    said = said if said.endswith(("?", "...")) else f"{said.removesuffix('.')}."
     click.echo(f"{path}: {said} See {path} --help.", err=True)
     return error.exit_code
 

@@ -1,5 +1,6 @@
 """How things look: tables, sizes, durations, colours, JSON; and how sizes and durations are read."""
 
+import itertools
 import os
 import re
 import shutil
@@ -54,8 +55,8 @@ def table(header: Sequence[str], rows: Iterable[Sequence[object]], right: Collec
           bare: bool = False, fold: bool = False) -> None:
     """Print columns; those named in `right` are right-aligned, one named STATE is coloured; `bare`: without the header.
 
-    On a terminal no line is longer than that is wide: what is cut ends in an ellipsis, or, with `fold`, what the last
-    column says goes on below it.
+    On a terminal no line is longer than that is wide: what is cut ends in an ellipsis, or, with `fold`, goes on below
+    in its column.
     """
     for line in lay_out(header, rows, right, terminal_columns(), bare=bare, fold=fold):
         click.echo(line)
@@ -68,7 +69,7 @@ def lay_out(header: Sequence[str], rows: Iterable[Sequence[object]], right: Coll
     widths = [max(map(len, column)) for column in zip(*texts, strict=True)]
     if width is not None and texts:
         _shrink(widths, header, right, width)
-        texts = [piece for line in texts for piece in _folded(line, widths[-1])] if fold else texts
+        texts = [piece for line in texts for piece in _folded(line, widths)] if fold else texts
     for number, line in enumerate(texts):
         cells: list[str] = []
         for title, text, room in zip(header, line, widths, strict=True):
@@ -79,11 +80,11 @@ def lay_out(header: Sequence[str], rows: Iterable[Sequence[object]], right: Coll
         yield "  ".join(cells).rstrip()
 
 
-def _folded(line: list[str], room: int) -> Iterator[list[str]]:
-    """A line of cells as several: the last cell in pieces of at most so many letters, below each other."""
-    first, *more = textwrap.wrap(line[-1], room, break_on_hyphens=False) or [""]
-    yield [*line[:-1], first]
-    yield from ([*[""] * (len(line) - 1), piece] for piece in more)
+def _folded(line: list[str], widths: list[int]) -> Iterator[list[str]]:
+    """A line of cells as several: each cell in pieces that its column has room for, below each other."""
+    cells = [textwrap.wrap(text, room, break_on_hyphens=False) if len(text) > room else [text]
+             for text, room in zip(line, widths, strict=True)]
+    yield from (list(piece) for piece in itertools.zip_longest(*cells, fillvalue=""))
 
 
 def _shrink(widths: list[int], header: Sequence[str], right: Collection[str], width: int) -> None:

@@ -38,6 +38,14 @@ def offer(ctx: click.Context, param: click.Parameter, incomplete: str) -> "list[
     return [*shipped, *offer_files(ctx, param, incomplete)]
 
 
+def offer_calls(_ctx: click.Context, _param: click.Parameter, incomplete: str) -> "list[CompletionItem]":
+    from click.shell_completion import CompletionItem
+
+    from agentix_syscalls.calls import CALLS
+
+    return [CompletionItem(call.name) for call in CALLS if call.name.startswith(incomplete.upper())]
+
+
 def read(word: str) -> tuple[str, bytes | None]:
     """A shipped policy by name, or a file's name and text, read with the rights of whoever runs this.
 
@@ -100,7 +108,8 @@ def policy_check(which: Which, policy: str, *, as_json: bool) -> None:
     ("agentctl policy test strict --call EXEC --path shell.execute", "may it run this tool?"),
 ))
 @json_option
-@click.option("--call", required=True, metavar="CALL", help="The system call, as agentctl syscalls lists it.")
+@click.option("--call", required=True, metavar="CALL", shell_complete=offer_calls,
+              help="The system call, as agentctl syscalls lists it.")
 @click.option("--path", metavar="PATH", help="What it is about: a path of the agent's tree; for EXEC the tool, for "
               "SIGNAL self/NAME or child/NAME, for SPAWN the name.")
 @click.argument("policy", metavar=_METAVAR, shell_complete=offer)
@@ -133,7 +142,7 @@ def policy_diff(which: Which, old: str, new: str, *, as_json: bool) -> None:
         show.print_json(found)
     else:
         show.table(("EFFECT", "KEY", "BEFORE", "AFTER"), (
-            (row["effect"], row["key"], row["before"] or "-", row["after"] or "-") for row in found))
+            (row["effect"], row["key"], row["before"] or "-", row["after"] or "-") for row in found), fold=True)
 
 
 @verb(name="show", examples=(
@@ -160,7 +169,7 @@ def policy_show(which: Which, agent: int | str, *, text: bool, as_json: bool) ->
     show.facts((name, found[name]) for name in ("name", "source", "shipped", "hash", "mode", "spawn_max"))
     show.table(("EFFECT", "RULE", "WHERE"), (
         (row["effect"], row["rule"], f"{row['file']}:{row['line']}" if row["line"] else "spawn")
-        for row in found["rules"]))
+        for row in found["rules"]), fold=True)
 
 
 def _offer_subjects(ctx: click.Context, param: click.Parameter, incomplete: str) -> "list[CompletionItem]":
@@ -187,7 +196,7 @@ def policy_explain(which: Which, subject: str, *, as_json: bool) -> None:
         return
     show.table(("PART", "WHAT", "WHERE", "ENFORCER", "HOW"), (
         (row["part"], row["what"], f"{row['file']}:{row['line']}" if row["line"] else row["file"] or "-",
-         ", ".join(row["enforcers"]) or "-", row["how"]) for row in rows))
+         ", ".join(row["enforcers"]) or "-", row["how"]) for row in rows), fold=True)
 
 
 @verb(name="set", examples=(

@@ -69,7 +69,7 @@ def _newest(folder: str) -> str:
         raise Failure(f"{folder}: {error.strerror}", remedy="epitaphs are root's: use sudo") from None
     if not names:
         raise Failure(f"{folder}: no epitaph: no kernel that kept its state there has panicked",
-                      remedy="agentctl logs of the service manager tell of other ends")
+                      remedy="agentctl boots tells how each boot ended")
     return f"{folder}/{names[-1]}"
 
 

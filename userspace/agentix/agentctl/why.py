@@ -7,6 +7,7 @@ import click
 
 from agentix.agentctl import format as show
 from agentix.agentctl.cli import Which, json_option, read_agent, verb
+from agentix.agentctl.policies import offer_calls
 
 _WORDS = {True: "allowed", False: "refused", None: "it depends"}
 
@@ -19,7 +20,8 @@ _WORDS = {True: "allowed", False: "refused", None: "it depends"}
 ))
 @json_option
 @click.option("--last", is_flag=True, help="What was refused last: the default.")
-@click.option("--call", metavar="CALL", help="A system call as agentctl syscalls lists it, or one of Linux.")
+@click.option("--call", metavar="CALL", shell_complete=offer_calls,
+              help="A system call as agentctl syscalls lists it, or one of Linux.")
 @click.option("--path", metavar="PATH", help="A path of the sandbox, or of its tree below /agent/self.")
 @click.argument("agent", type=read_agent)
 @click.argument("obj", metavar="[OBJECT]", required=False)

@@ -12,12 +12,7 @@ from agentix.control import NoKernelError
 
 @verb(name="verify", examples=(
     ("agentctl audit verify", "status 1 when the record was altered"),
-<<<<<<< Updated upstream
     ("agentctl audit verify --journal /mnt/copy/journal --anchors /mnt/other/anchors", "a copy, without its kernel"),
-=======
-    ("agentctl audit verify --journal copy/journal --anchors /mnt/anchors",
-     "a copy, without its kernel"),
->>>>>>> Stashed changes
 ))
 @click.option("--journal", type=click.Path(), metavar="DIR", help="Check this folder, without a kernel.")
 @click.option("--key", type=click.Path(), metavar="FILE", help="Its key; those beside it are used, too. Without it: "

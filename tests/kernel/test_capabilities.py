@@ -154,6 +154,14 @@ async def test_strict_kills_for_the_attempt_to_hold_more(bench):
     assert door.process.doom.rule == "what is given is at most what is held"
 
 
+async def test_who_gives_more_hears_what_to_say_again(bench):
+    door = await bench.door(policy=of("capability://file?action=read&rate=5/min"))
+    door.call(calls.SYS_GRANT, 1, door.process.id, "capability://file/state?action=read&max=2")
+    assert "each of its limits again" in door.process.last_denial.remedy
+    again = "capability://file/state?action=read&rate=5/min&max=2"
+    assert door.call(calls.SYS_GRANT, 1, door.process.id, again) is None
+
+
 async def test_as_many_as_one_may_hold_and_as_deep_as_one_may_pass_on(bench):
     door = await bench.door(policy=of(*ALL))
     handle = 1

@@ -348,7 +348,8 @@ class Holdings:
         wanted = capability if capability is not None else grant.capability
         if not wanted.within(grant.capability):
             raise CallError(errno.EPERM, f"{wanted} is more than {grant.capability}, which handle {handle} is",
-                            rule="what is given is at most what is held")
+                            rule="what is given is at most what is held",
+                            remedy="give no more actions and paths than it has, and say each of its limits again")
         _check_depth(grant)
         return self._add(change, to, Rule(ALLOW, wanted, grant.rule.mark), grant)
 

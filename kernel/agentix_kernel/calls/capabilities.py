@@ -22,7 +22,7 @@ def grant(kernel: Kernel, process: Process, handle: int, agent: int, capability:
         if error.number != errno.EPERM:
             raise
         raise denials.refuse(kernel, process, "capabilities", "GRANT", f"agent {agent}", Verdict(
-            allowed=False, rule=error.rule, message=error.message)) from None
+            allowed=False, rule=error.rule, message=error.message, remedy=error.remedy)) from None
     return row.handle
 
 

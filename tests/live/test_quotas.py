@@ -73,7 +73,9 @@ libc.kill(children[0], libc.SIGKILL)
 libc.waitpid(children[0])
 full.append(name(libc.spawn, exec="/bin/true"))
 def tool(command):
-    full.append(name(libc.exec_tool, "shell.execute", {"command": command}, 5))
+    while (said := name(libc.exec_tool, "shell.execute", {"command": command}, 60)) == "EAGAIN":
+        pass
+    full.append(said)
 slow = threading.Thread(target=tool, args=("sleep 0.5",))
 slow.start()
 answers = []

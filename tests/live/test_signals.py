@@ -4,7 +4,7 @@ import os
 import time
 
 import pytest
-from emulation import WAIT_S
+from emulation import PATIENCE, WAIT_S
 
 COUNTER = """
 import os
@@ -89,20 +89,19 @@ def test_a_stopped_agent_can_be_killed(kernel):
 
 
 def test_a_mask_puts_a_stop_off_but_not_for_long(make_kernel, scripts):
-    live = make_kernel("sigstop_grace_s = 0.6\n")
+    grace_s = 0.6 * PATIENCE
+    live = make_kernel(f"sigstop_grace_s = {grace_s}\n")
     mask = "from agentix import libc\nlibc.sigprocmask(libc.SIG_BLOCK, [libc.SIGSTOP])\n"
     agent = live.spawn(scripts(mask + COUNTER))
     live.until_logged(agent, "ready")
     live.ctl("stop", agent, check=0)
     assert live.agent(agent)["state"] == "running"
-    begun = time.monotonic()
     live.until_state(agent, "stopped")
-    assert time.monotonic() - begun < 5
     recorded = live.record(agent)
     sent = next(row for row in recorded if row["kind"] == "signal")
     stopped = next(row for row in recorded if row["kind"] == "state")
     assert sent["data"]["delivery"] == "stop deferred"
-    assert 0.6e9 <= stopped["mono_ns"] - sent["mono_ns"] < 3e9
+    assert grace_s * 1e9 <= stopped["mono_ns"] - sent["mono_ns"] < 5 * grace_s * 1e9
 
 
 def test_unblocking_stops_at_once(kernel, scripts):
@@ -144,7 +143,7 @@ def test_a_stop_written_to_the_tree(kernel, scripts):
 
 def test_what_proc_signal_refuses(kernel):
     agent = kernel.spawn("--", "/bin/bash", "-c",
-                         "for word in POLICY NOPE 8; do echo $word > /agent/self/proc/signal; done; echo done; sleep 9")
+                         "for word in POLICY NOPE 8; do echo $word >/agent/self/proc/signal; done; echo done; exec sleep 99")
     said = kernel.until_logged(agent, "done")
     assert said == "done\n"
     errors = kernel.ctl("logs", agent).stderr
@@ -165,7 +164,7 @@ def test_handlers_run_during_sleep_and_during_a_call(kernel, scripts):
     agent = kernel.spawn("--spawn-max", "1", scripts(HANDLERS + """
 print("sleeping", flush=True)
 begun = time.monotonic()
-while time.monotonic() - begun < 60 and not os.path.exists(os.environ["AGENTIX_TREE"] + "/state/go"):
+while time.monotonic() - begun < 600 and not os.path.exists(os.environ["AGENTIX_TREE"] + "/state/go"):
     time.sleep(0.05)
 child = libc.spawn(exec="/bin/sleep", args=["600"])
 print("waiting", flush=True)

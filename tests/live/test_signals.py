@@ -143,7 +143,8 @@ def test_a_stop_written_to_the_tree(kernel, scripts):
 
 def test_what_proc_signal_refuses(kernel):
     agent = kernel.spawn("--", "/bin/bash", "-c",
-                         "for word in POLICY NOPE 8; do echo $word >/agent/self/proc/signal; done; echo done; exec sleep 99")
+                         "for word in POLICY NOPE 8; do echo $word > /agent/self/proc/signal; done; echo done; "
+                         "exec sleep 600")
     said = kernel.until_logged(agent, "done")
     assert said == "done\n"
     errors = kernel.ctl("logs", agent).stderr

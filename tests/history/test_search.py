@@ -11,6 +11,7 @@ from sim.disk import SimDisk
 from agentix_kernel.history import blocks, fill
 from agentix_kernel.history.index import connected, position
 from agentix_kernel.history.question import Question
+from agentix_kernel.history.question import question as question_of
 from agentix_kernel.journal import format as form
 from agentix_kernel.journal import packed, retention, walk
 from agentix_kernel.journal.errors import JournalDamaged
@@ -54,6 +55,17 @@ def test_the_index_spares_reading(tmp_path, monkeypatch):
     assert found(index, Question(from_seq=some.seq, to_seq=some.seq)) == [some]
     assert found(index, Question(agents=frozenset({12345}))) == []
     assert len(opened) == 1
+
+
+def test_no_more_is_read_than_was_there_when_it_was_asked(tmp_path, monkeypatch):
+    """Else who reads slower than records are made would read for ever."""
+    disk = made(1)
+    index, taken = index_of(disk, tmp_path), []
+    monkeypatch.setattr(blocks, "blocks", lambda *args, real=blocks.blocks: (
+        taken.append(block) or block for block in real(*args)))
+    some = list(read(disk, KEY))[:20]
+    assert found(index, question_of({"to_seq": some[-1].seq})) == some
+    assert len(taken) < 6
 
 
 def test_more_words_than_there_is_room_for(tmp_path, monkeypatch):

@@ -69,7 +69,9 @@ def event_of(record: Record) -> events.Event | None:
 
 
 def question(where: Mapping[str, Any], names: Collection[str] | None = None) -> Question:
-    """From conditions that were checked, with agents as ids. `names`: of events, as the trace has them."""
+    """From conditions that were checked, with agents as ids. `names`: of events, as the trace has them. `to_seq` is no
+    condition of who asks, but what was recorded by then.
+    """
     kinds = _numbers(where, "kinds", {name: kind.number for name, kind in records.BY_NAME.items()})
     return Question(
         agents=frozenset(where["agents"]) if "agents" in where else None,
@@ -78,7 +80,7 @@ def question(where: Mapping[str, Any], names: Collection[str] | None = None) -> 
         verdicts=_numbers(where, "verdicts", _at(records.VERDICTS)),
         calls=frozenset(where["calls"]) if "calls" in where else None,
         rule=where.get("rule"), correlation=where.get("correlation"),
-        since_ns=where.get("since_ns"), until_ns=where.get("until_ns"),
+        since_ns=where.get("since_ns"), until_ns=where.get("until_ns"), to_seq=where.get("to_seq"),
         events=frozenset(names) if names is not None else None)
 
 

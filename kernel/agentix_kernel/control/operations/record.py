@@ -103,7 +103,7 @@ def trace(client: "Client", target: Any, follow: bool, tail: int | None, since_n
         return rows.row(record) if names is None else rows.event_row(record)
 
     def old() -> AsyncGenerator[list[dict[str, Any]]]:
-        return _history(client).pieces(client.peer.uid, "trace", where, names, tail)
+        return _history(client).pieces(client.peer.uid, "trace", _until_now(client, where), names, tail)
 
     stream = flight.stream(kernel.journal, shown, question(where, names), old, follow=follow)
     return stream if names is None else _named(client, stream)
@@ -121,6 +121,11 @@ def _resolved(client: "Client", where: dict[str, Any]) -> dict[str, Any]:
     """Conditions with agents by their ids."""
     known = {"agents": tuple(_recorded(client, one) for one in where["agents"])} if "agents" in where else {}
     return where | known
+
+
+def _until_now(client: "Client", where: dict[str, Any]) -> dict[str, Any]:
+    """Nothing that is recorded from now on: who reads slower than agents make records would read for ever."""
+    return where | {"to_seq": client.kernel.journal.published}
 
 
 def _recorded(client: "Client", target: Any) -> int:
@@ -142,7 +147,7 @@ def _ask(client: "Client", name: str, *args: Any) -> Handed:
 
 
 async def audit_query(client: "Client", where: dict[str, Any], limit: int, newest: bool) -> Handed:
-    return _ask(client, "audit_query", _resolved(client, where), limit, newest)
+    return _ask(client, "audit_query", _until_now(client, _resolved(client, where)), limit, newest)
 
 
 async def audit_show(client: "Client", seq: int, around: int) -> Handed:
@@ -150,7 +155,7 @@ async def audit_show(client: "Client", seq: int, around: int) -> Handed:
 
 
 async def audit_export(client: "Client", where: dict[str, Any]) -> Handed:
-    return _ask(client, "audit_export", _resolved(client, where))
+    return _ask(client, "audit_export", _until_now(client, _resolved(client, where)))
 
 
 async def boots(client: "Client") -> Handed:

@@ -7,10 +7,11 @@ import time
 
 import pytest
 
-from agentix_kernel.cgroups.detect import read_mounts
+from agentix_kernel.cgroups.detect import detect, read_mounts
 from agentix_kernel.layers import LAYERS, OFF, ON, PARTIAL, lacking, linux, probe_all, probes
 from agentix_kernel.layers.rows import Found, Row
 from agentix_kernel.layers.table import Layer
+from agentix_kernel.world import Limits
 
 
 @pytest.fixture(scope="module")
@@ -141,3 +142,10 @@ def test_only_required_layers_that_nobody_accepted_stop_the_boot():
 def test_names_are_unique_and_every_layer_has_a_remedy():
     assert len({layer.name for layer in LAYERS}) == len(LAYERS)
     assert all(layer.doc and layer.remedy for layer in LAYERS)
+
+
+def test_what_a_dead_kernel_of_our_pid_left_is_no_obstacle():
+    left = detect(f"agentix-doctor-{os.getpid()}")
+    left.create("probe", Limits()).close()
+    left.close()
+    assert probes._try_cgroups().rows["cgroup"].state == ON

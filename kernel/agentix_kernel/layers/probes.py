@@ -267,6 +267,7 @@ def _try_cgroups() -> CgroupsFound:
         rows[controller] = Found(ON if there else OFF, "limits can be set" if there else "no such controller here")
     with contextlib.closing(cgroups):
         try:
+            cgroups.sweep()  # a kernel that died just here may have had our pid
             group = cgroups.create("probe", Limits())
             try:
                 rows |= _try_group(group)
